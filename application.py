@@ -1,0 +1,32 @@
+"""Federated training of a language model on LEAF-style Reddit data: the page to copy for a task of your own.
+
+python application.py lm_data                    one process plays all parts
+mpirun -np 2 python application.py lm_data       a scheduler and a simulator
+python application.py --help                     every setting
+"""
+
+from reader import LeafRedditReader
+from simulator import FLSimRoleMaker, Settings, SimulationFramework, parse_settings
+from trainer import LanguageModelTrainer
+
+
+def main() -> None:
+    """Settings, pieces, run: the same lines on every rank."""
+    settings = parse_settings(Settings)
+    framework = SimulationFramework(FLSimRoleMaker(), settings)
+    framework.set_reader(LeafRedditReader())
+    framework.set_trainer(
+        LanguageModelTrainer(
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            lr=settings.lr,
+            max_grad_norm=settings.max_grad_norm,
+        )
+    )
+    # Sampler, test sampler and server optimizer come from the settings; to use your own:
+    # framework.set_sampler(...), framework.set_test_sampler(...), framework.set_fl_optimizer(...)
+    framework.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""All that is on the wire: messages, tensor codec, channels and servers, errors."""

@@ -1,0 +1,146 @@
+"""The only place where gRPC servers and channels are made, and where errors become status codes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+import grpc
+
+from protos.errors import FLError, from_rpc
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 << 20
+# A peer that vanished without closing its connection is noticed after this long.
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 3_000, 4_000
+_COMMON = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Ranks talk to each other directly, whatever proxy the machine uses for the web.
+    ("grpc.enable_http_proxy", 0),
+]
+_SERVER = [
+    *_COMMON,
+    # Without this a second server binds the same port and takes half of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+]
+
+Result = TypeVar("Result")
+
+
+def make_server(register: Callable[[grpc.Server], None], host: str, threads: int) -> tuple[grpc.Server, str]:
+    """Starts a server on a free port.
+
+    Args:
+        register: adds the servicers.
+        host: address to listen on, such as 127.0.0.1.
+        threads: calls that may be under way at once; a call that waits holds one.
+
+    Returns:
+        The started server and the address that was bound, "host:port".
+
+    Raises:
+        FLError: the address cannot be bound.
+    """
+    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
+    server = grpc.server(pool, options=_SERVER)
+    register(server)
+    try:
+        port = server.add_insecure_port(f"{host}:0")
+    except RuntimeError as error:
+        raise FLError(f"cannot listen on {host}: {error}") from error
+    server.start()
+    return server, f"{host}:{port}"
+
+
+def make_channel(address: str) -> grpc.Channel:
+    """A channel to `address` ("host:port")."""
+    return grpc.insecure_channel(address, options=_COMMON)
+
+
+def answering(on_crash: Callable[[BaseException], None]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Decorates a unary-answer method body: errors become status codes.
+
+    Args:
+        on_crash: told of an exception that is not an FLError.
+    """
+
+    def decorate(method: Callable[..., Result]) -> Callable[..., Result]:
+        @functools.wraps(method)
+        def run(request: Any, context: grpc.ServicerContext) -> Result:
+            try:
+                return method(request, context)
+            except Exception as error:  # noqa: BLE001 - every failure must reach the caller as a status
+                return cast(Result, _abort(context, error, on_crash))
+
+        return run
+
+    return decorate
+
+
+def streaming(
+    on_crash: Callable[[BaseException], None],
+) -> Callable[[Callable[..., Iterator[Result]]], Callable[..., Iterator[Result]]]:
+    """As `answering`, for a method that yields its answer."""
+
+    def decorate(method: Callable[..., Iterator[Result]]) -> Callable[..., Iterator[Result]]:
+        @functools.wraps(method)
+        def run(request: Any, context: grpc.ServicerContext) -> Iterator[Result]:
+            try:
+                yield from method(request, context)
+            except Exception as error:  # noqa: BLE001 - every failure must reach the caller as a status
+                _abort(context, error, on_crash)
+
+        return run
+
+    return decorate
+
+
+def _abort(context: grpc.ServicerContext, error: Exception, on_crash: Callable[[BaseException], None]) -> Any:
+    if isinstance(error, FLError):
+        context.abort(error.status, str(error))
+    if isinstance(error, grpc.RpcError) or not context.is_active():
+        # The caller went away in the middle of its stream: there is nobody to answer.
+        logger.debug("caller gone: %r", error)
+        context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
+    on_crash(error)
+    context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+class Caller:
+    """Calls a peer's methods and raises its errors as `FLError`s.
+
+    Args:
+        address: "host:port" of the peer.
+        peer: what to call it in messages, such as "the scheduler".
+    """
+
+    def __init__(self, address: str, peer: str) -> None:
+        self.channel = make_channel(address)
+        self.peer = f"{peer} at {address}"
+
+    def call(self, method: Callable[..., Result], request: Any, timeout: float | None = None) -> Result:
+        """A call with one answer."""
+        try:
+            return method(request, timeout=timeout, wait_for_ready=False)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.peer) from error
+
+    def stream(self, method: Callable[..., Iterator[Result]], request: Any) -> Iterator[Result]:
+        """A call with a stream of answers."""
+        try:
+            yield from method(request, wait_for_ready=False)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.peer) from error
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self.channel.close()

@@ -1,0 +1,93 @@
+"""Errors that cross the wire: each is one gRPC status code with a message."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import grpc
+
+
+class FLError(Exception):
+    """A failure that is said in one line: what is wrong, where, and what to do.
+
+    Raised on the side that finds it, sent as its gRPC status, and raised again
+    as the same class on the side that called.
+    """
+
+    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+
+class BadInput(FLError):
+    """Data, a setting or a message that cannot be right whatever the state."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class WrongState(FLError):
+    """A call that does not fit the state: another round, a user that is not in the cohort."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class NotFound(FLError):
+    """A uid, date or round that is not there."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyDone(FLError):
+    """A second push, a second registration."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+
+
+class Forbidden(FLError):
+    """A private parameter sent to the scheduler."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+
+
+class TooLarge(FLError):
+    """A name, tensor or message beyond its bound."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class RunEnded(FLError):
+    """The run has failed elsewhere; the message is the first failure's."""
+
+    status = grpc.StatusCode.ABORTED
+
+
+class PeerLost(FLError):
+    """The other side is gone or does not answer."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class InternalError(FLError):
+    """An exception nobody foresaw on the other side."""
+
+    status = grpc.StatusCode.INTERNAL
+
+
+_BY_STATUS = {
+    kind.status: kind
+    for kind in (BadInput, WrongState, NotFound, AlreadyDone, Forbidden, TooLarge, RunEnded, PeerLost, InternalError)
+}
+
+
+def from_rpc(error: grpc.RpcError, peer: str) -> FLError:
+    """The error of this module that a failed call stands for.
+
+    Args:
+        error: what the stub raised.
+        peer: who was called, for the message of a lost connection.
+    """
+    code = error.code()
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return PeerLost(f"{peer} does not answer ({code.name}: {error.details()})")
+    kind = _BY_STATUS.get(code)
+    if kind is None:
+        return FLError(f"{peer}: {code.name}: {error.details()}")
+    return kind(error.details())

@@ -1,0 +1,244 @@
+"""The scheduler's one lock: registration, barriers, rounds and the end of the run.
+
+Every wait ends when what it waits for is there or when the run has failed, so no
+rank hangs behind another that is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from protos.codec import Tensors, TensorSpec
+from protos.errors import AlreadyDone, NotFound, RunEnded, WrongState
+from scheduler.messages import Layout, SimulatorInfo
+from scheduler.metrics import UserResult
+from scheduler.round_state import RoundState
+from scheduler.rounds import RoundRecord, Rules, Share, Timings
+from scheduler.samplers import Round
+
+logger = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Told what happens in the run, in order and one call at a time."""
+
+    def on_layout(self, layout: Layout) -> None:
+        """All simulators have joined."""
+
+    def on_initial(self, params: Tensors) -> None:
+        """The initial shared parameters are set."""
+
+    def on_record(self, record: RoundRecord) -> None:
+        """A round or an evaluation has finished."""
+
+
+class Coordinator:
+    """Thread-safe state of one run.
+
+    Args:
+        rules: of the run.
+        ranks: of the simulators.
+        listener: writes the record and the progress.
+    """
+
+    def __init__(self, rules: Rules, ranks: Sequence[int], listener: Listener) -> None:
+        self.rules = rules
+        self._ranks = tuple(sorted(ranks))
+        self._listener = listener
+        self._changed = threading.Condition()
+        self._infos: dict[int, SimulatorInfo] = {}
+        self._state: RoundState | None = None
+        self._posted: dict[str, dict[int, bytes]] = {}
+        self._read: dict[str, set[int]] = {}
+        self._watching: set[int] = set()
+        self._left: set[int] = set()
+        self._tests: dict[Round, RoundRecord] = {}
+        self._failure: str | None = None
+
+    # -- joining and leaving ---------------------------------------------------
+
+    def register(self, info: SimulatorInfo) -> Layout:
+        """Takes a simulator in; returns when all are."""
+        with self._changed:
+            self._check_rank(info.rank)
+            if info.rank in self._infos:
+                raise AlreadyDone(f"rank {info.rank} has already joined")
+            self._infos[info.rank] = info
+            if len(self._infos) == len(self._ranks):
+                self._state = RoundState(self.rules, {r: i.shards for r, i in self._infos.items()})
+                self._listener.on_layout(self._layout())
+            self._wake()
+            self._wait(lambda: self._state is not None)
+            return self._layout()
+
+    def exchange(self, rank: int, key: str, payload: bytes) -> dict[int, bytes]:
+        """Posts bytes under a key; returns everybody's when all have posted."""
+        with self._changed:
+            self._check_rank(rank)
+            posted = self._posted.setdefault(key, {})
+            if rank in posted:
+                raise AlreadyDone(f"rank {rank} has already posted {key!r}")
+            posted[rank] = payload
+            self._wake()
+            self._wait(lambda: len(posted) == len(self._ranks))
+            read = self._read.setdefault(key, set())
+            read.add(rank)
+            if len(read) == len(self._ranks):
+                del self._posted[key], self._read[key]
+            return dict(sorted(posted.items()))
+
+    def watch(self, rank: int) -> None:
+        """Notes that a simulator lives; returns when the run is over, raises when it has failed."""
+        with self._changed:
+            self._check_rank(rank)
+            self._watching.add(rank)
+            self._wait(self._all_left)
+
+    def drop(self, rank: int) -> None:
+        """A simulator's watch has ended: unless it said good-bye, the run has failed."""
+        with self._changed:
+            gone = rank in self._watching and rank not in self._left
+        if gone:
+            self.fail(f"rank {rank} is gone: its process died or its host cannot be reached")
+
+    def leave(self, rank: int) -> None:
+        """A simulator is done."""
+        with self._changed:
+            self._check_rank(rank)
+            self._left.add(rank)
+            self._wake()
+
+    def fail(self, message: str) -> None:
+        """Ends the run for all; only the first failure is kept."""
+        with self._changed:
+            if self._failure is None and not self._all_left():
+                self._failure = message
+            self._wake()
+
+    def wait_finished(self) -> None:
+        """Blocks until all simulators have left.
+
+        Raises:
+            RunEnded: the run has failed.
+        """
+        with self._changed:
+            self._wait(self._all_left)
+
+    # -- users and parameters --------------------------------------------------
+
+    def add_user_counts(self, rank: int, date: str, split: str, counts: Mapping[str, int]) -> None:
+        """See `RoundState.add_user_counts`; returns when all simulators have told theirs."""
+        with self._round_state() as state:
+            state.add_user_counts(rank, date, split, counts)
+            self._wake()
+            self._wait(lambda: state.users_ready(date, split))
+
+    def set_initial(self, params: Tensors, private: Sequence[str]) -> None:
+        """See `RoundState.set_initial`."""
+        with self._round_state() as state:
+            state.set_initial(params, private)
+            self._listener.on_initial(params)
+            self._wake()
+
+    def get_params(self, step: int) -> Tensors:
+        """The shared parameters before round `step`, waiting until they are made."""
+        with self._round_state() as state:
+            self._wait(lambda: state.params is not None and state.step >= step)
+            if state.step != step:
+                raise WrongState(f"the parameters before round {step} are gone: round {state.step} is due")
+            assert state.params is not None
+            return state.params
+
+    def final_params(self) -> Tensors:
+        """The shared parameters as they are."""
+        with self._round_state() as state:
+            return state.params or {}
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raises Forbidden if one is private."""
+        with self._round_state() as state:
+            state.check_names(names)
+
+    def push_specs(self) -> dict[str, TensorSpec]:
+        """What a push's tensors look like."""
+        with self._round_state() as state:
+            return state.push_specs()
+
+    def param_specs(self) -> dict[str, TensorSpec] | None:
+        """What the shared parameters look like; None before there are any."""
+        with self._round_state() as state:
+            return state.param_specs() if state.params is not None else None
+
+    # -- rounds ------------------------------------------------------------------
+
+    def train_share(self, rank: int, date: str, number: int, step: int, kind: str | None) -> Share:
+        """See `RoundState.train_share`; waits for the step of the round before."""
+        with self._round_state() as state:
+            self._wait(lambda: state.step >= step)
+            return state.train_share(rank, date, number, step, kind)
+
+    def push(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Tensors) -> None:
+        """See `RoundState.push`."""
+        with self._round_state() as state:
+            record = state.push(rank, at, results, timings, sums)
+            if record is not None:
+                self._listener.on_record(record)
+            self._wake()
+
+    def replace(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors) -> None:
+        """See `RoundState.replace`."""
+        with self._round_state() as state:
+            self._listener.on_record(state.replace(rank, at, results, timings, params))
+            self._wake()
+
+    def test_share(self, rank: int, date: str, number: int, step: int) -> Share:
+        """See `RoundState.test_share`."""
+        with self._round_state() as state:
+            self._wait(lambda: state.step >= step)
+            return state.test_share(rank, date, number, step)
+
+    def report_test(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings) -> RoundRecord:
+        """See `RoundState.report_test`; returns when all simulators have reported."""
+        with self._round_state() as state:
+            record = state.report_test(rank, at, results, timings)
+            if record is not None:
+                self._listener.on_record(record)
+                self._tests = {at: record}
+            self._wake()
+            self._wait(lambda: at in self._tests)
+            return self._tests[at]
+
+    # -- inside ------------------------------------------------------------------
+
+    @contextmanager
+    def _round_state(self) -> Iterator[RoundState]:
+        with self._changed:
+            if self._state is None:
+                raise WrongState("not all simulators have joined yet")
+            yield self._state
+
+    def _check_rank(self, rank: int) -> None:
+        if rank not in self._ranks:
+            raise NotFound(f"rank {rank} is not a simulator of this run ({list(self._ranks)})")
+
+    def _layout(self) -> Layout:
+        infos = tuple(self._infos[rank] for rank in self._ranks)
+        return Layout(infos, tuple(sorted({day for info in infos for day in info.days})))
+
+    def _all_left(self) -> bool:
+        return len(self._left) == len(self._ranks)
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        while True:
+            if self._failure is not None:
+                raise RunEnded(self._failure)
+            if ready():
+                return
+            self._changed.wait()

@@ -1,0 +1,213 @@
+"""Between the protocol's messages and the scheduler's own types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from protos.codec import MAX_NAME
+from protos.errors import BadInput, TooLarge
+from protos.stubs import scheduler_server_pb2 as pb
+from scheduler.metrics import UserResult
+from scheduler.rounds import Share, Timings
+from scheduler.samplers import Round
+
+# Users in one message: far below the bound of a message with the longest uids.
+BATCH = 5_000
+MAX_METRICS = 100
+_DATE = re.compile(r"[0-9]{8}")
+
+
+@dataclass(frozen=True)
+class SimulatorInfo:
+    """One simulator of a run.
+
+    Attributes:
+        rank: its MPI rank.
+        host: machine name.
+        data_address: of its data server, "host:port".
+        shards: worker processes.
+        days: day folders it sees.
+    """
+
+    rank: int
+    host: str
+    data_address: str
+    shards: int
+    days: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All simulators, by rank, and the days of all."""
+
+    simulators: tuple[SimulatorInfo, ...]
+    days: tuple[str, ...]
+
+
+def check_uid(uid: str) -> str:
+    """The uid, if it is one.
+
+    Raises:
+        TooLarge: empty or too long.
+    """
+    if not 0 < len(uid) <= MAX_NAME:
+        raise TooLarge(f"uid {uid[:40]!r} has {len(uid)} characters; 1 to {MAX_NAME} are allowed")
+    return uid
+
+
+def check_date(date: str) -> str:
+    """The date, if it is one.
+
+    Raises:
+        BadInput: not eight digits.
+    """
+    if not _DATE.fullmatch(date):
+        raise BadInput(f"date {date[:40]!r} is not of the form YYYYMMDD")
+    return date
+
+
+def info_to_message(info: SimulatorInfo) -> pb.SimulatorInfo:
+    """As a message."""
+    return pb.SimulatorInfo(
+        rank=info.rank, host=info.host, data_address=info.data_address, shards=info.shards, days=info.days
+    )
+
+
+def info_from_message(message: pb.SimulatorInfo) -> SimulatorInfo:
+    """From a message.
+
+    Raises:
+        BadInput: no shards, or a day that is none.
+    """
+    if not 0 < message.shards <= 4096:
+        raise BadInput(f"rank {message.rank} has {message.shards} shards; 1 to 4096 are allowed")
+    days = tuple(check_date(day) for day in message.days)
+    return SimulatorInfo(message.rank, message.host, message.data_address, message.shards, days)
+
+
+def key_to_message(rank: int, at: Round) -> pb.RoundKey:
+    """A round as a message."""
+    return pb.RoundKey(rank=rank, date=at.date, round=at.round, step=at.step)
+
+
+def share_to_messages(share: Share) -> Iterator[pb.Assignment]:
+    """A share as messages, at least one."""
+    for start in range(0, max(1, len(share.uids)), BATCH):
+        yield pb.Assignment(
+            uids=share.uids[start : start + BATCH],
+            counts=share.counts[start : start + BATCH],
+            scale_exponent=share.exponent,
+            cohort_size=share.cohort_size,
+        )
+
+
+def share_from_messages(messages: Iterable[pb.Assignment]) -> Share:
+    """Puts a share together."""
+    uids: list[str] = []
+    counts: list[int] = []
+    exponent = size = 0
+    for message in messages:
+        uids.extend(message.uids)
+        counts.extend(message.counts)
+        exponent, size = message.scale_exponent, message.cohort_size
+    return Share(tuple(uids), tuple(counts), exponent, size)
+
+
+def counts_to_messages(rank: int, date: str, split: str, counts: Mapping[str, int]) -> Iterator[pb.UserInstNum]:
+    """Users' example counts as messages, at least one."""
+    uids = list(counts)
+    for start in range(0, max(1, len(uids)), BATCH):
+        part = uids[start : start + BATCH]
+        yield pb.UserInstNum(rank=rank, date=date, split=split, uids=part, counts=[counts[u] for u in part])
+
+
+def counts_from_messages(messages: Iterable[pb.UserInstNum]) -> tuple[int, str, str, dict[str, int]]:
+    """Rank, date, split and counts.
+
+    Raises:
+        BadInput: no message, as many uids as counts not, a uid twice.
+    """
+    rank, date, split = 0, "", ""
+    counts: dict[str, int] = {}
+    for number, message in enumerate(messages):
+        if number == 0:
+            rank, date, split = message.rank, check_date(message.date), message.split
+        if len(message.uids) != len(message.counts):
+            raise BadInput(f"rank {rank}: {len(message.uids)} uids but {len(message.counts)} counts")
+        for uid, count in zip(message.uids, message.counts, strict=True):
+            if uid in counts:
+                raise BadInput(f"rank {rank}, date {date}: uid {uid!r} came twice")
+            counts[check_uid(uid)] = count
+    if not date:
+        raise BadInput("an empty stream of user counts")
+    return rank, date, split, counts
+
+
+def result_to_message(result: UserResult) -> pb.UserResult:
+    """One user's result as a message."""
+    metrics = {name: pb.Metric(sum=total, count=count) for name, (total, count) in result.metrics.items()}
+    return pb.UserResult(uid=result.uid, examples=result.examples, weight=result.weight, metrics=metrics)
+
+
+def result_from_message(message: pb.UserResult) -> UserResult:
+    """One user's result from a message."""
+    if len(message.metrics) > MAX_METRICS:
+        raise TooLarge(f"uid {message.uid!r}: {len(message.metrics)} metrics; at most {MAX_METRICS} are allowed")
+    metrics = {name: (pair.sum, pair.count) for name, pair in message.metrics.items()}
+    return UserResult(check_uid(message.uid), message.examples, message.weight, metrics)
+
+
+def report_head(rank: int, at: Round, results: Sequence[UserResult]) -> Iterator[pb.RoundReport]:
+    """The reports before the tensors: the round and its users."""
+    for start in range(0, max(1, len(results)), BATCH):
+        users = [result_to_message(r) for r in results[start : start + BATCH]]
+        yield pb.RoundReport(key=key_to_message(rank, at) if start == 0 else None, users=users)
+
+
+def report_tail(timings: Timings) -> pb.RoundReport:
+    """The report after the tensors: where the time went."""
+    return pb.RoundReport(
+        timings=pb.Timings(pull=timings.pull, train=timings.train, push=timings.push, wait=timings.wait)
+    )
+
+
+class ReportReader:
+    """Puts a report together from its messages."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self.rank = -1
+        self.at: Round | None = None
+        self.results: list[UserResult] = []
+        self.timings: Timings | None = None
+
+    def add(self, message: pb.RoundReport) -> None:
+        """Takes the next message.
+
+        Raises:
+            BadInput: the first names no round, or one comes after the end.
+        """
+        if self.timings is not None:
+            raise BadInput("a report came after the last one")
+        if self.at is None:
+            if not message.HasField("key"):
+                raise BadInput("the first report names no round")
+            key = message.key
+            self.rank = key.rank
+            self.at = Round(self._seed, check_date(key.date), key.round, key.step)
+        self.results.extend(result_from_message(user) for user in message.users)
+        if message.HasField("timings"):
+            t = message.timings
+            self.timings = Timings(t.pull, t.train, t.push, t.wait)
+
+    def finish(self) -> tuple[int, Round, list[UserResult], Timings]:
+        """Rank, round, results and timings.
+
+        Raises:
+            BadInput: the stream ended before the report did.
+        """
+        if self.at is None or self.timings is None:
+            raise BadInput("the stream ended before its report was complete")
+        return self.rank, self.at, self.results, self.timings

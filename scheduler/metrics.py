@@ -1,0 +1,54 @@
+"""Metrics as (sum, count) pairs, reduced over users in an order that placement does not change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class UserResult:
+    """What one user's training or evaluation gave.
+
+    Attributes:
+        uid: the user.
+        examples: of its data.
+        weight: of its delta in the mean; 0 in an evaluation.
+        metrics: name -> (sum, count).
+    """
+
+    uid: str
+    examples: int
+    weight: float
+    metrics: Mapping[str, Pair] = field(default_factory=dict)
+
+
+def reduce_metrics(results: Sequence[UserResult]) -> dict[str, Pair]:
+    """The sums and counts over users, correctly rounded (so the same in any order)."""
+    names = sorted({name for result in results for name in result.metrics})
+    return {
+        name: (
+            math.fsum(r.metrics[name][0] for r in results if name in r.metrics),
+            math.fsum(r.metrics[name][1] for r in results if name in r.metrics),
+        )
+        for name in names
+    }
+
+
+def ratio(pair: Pair) -> float:
+    """The sum over the count, NaN for a count of 0."""
+    return pair[0] / pair[1] if pair[1] else math.nan
+
+
+def user_spread(results: Sequence[UserResult], name: str) -> dict[str, float]:
+    """How a metric differs between users: "mean", "p10", "p50", "p90" of users' own values."""
+    values = np.sort([ratio(r.metrics[name]) for r in results if name in r.metrics and r.metrics[name][1]])
+    if not values.size:
+        return dict.fromkeys(("mean", "p10", "p50", "p90"), math.nan)
+    low, mid, high = (float(v) for v in np.percentile(values, [10, 50, 90]))
+    return {"mean": math.fsum(values.tolist()) / values.size, "p10": low, "p50": mid, "p90": high}

@@ -1,0 +1,341 @@
+"""What the scheduler knows and decides, without gRPC, threads or files.
+
+One object holds the day's users, the global parameters and the round under way.
+A round goes: `train_share` for every simulator, `push` from every simulator; the
+last push makes the server step and yields a `RoundRecord`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from protos.codec import Tensors, TensorSpec, specs
+from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
+from scheduler.aggregation import mean_factor, scale_exponent, total_weight
+from scheduler.metrics import UserResult
+from scheduler.placement import place
+from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
+from scheduler.samplers import Round, UserTable, check_cohort
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class _Open:
+    """A round or evaluation under way."""
+
+    at: Round
+    cohort: list[str]
+    shares: dict[int, Share]
+    started: float
+    results: dict[str, UserResult] = field(default_factory=dict)
+    arrived: dict[int, tuple[float, Timings]] = field(default_factory=dict)
+
+
+class RoundState:
+    """The scheduler's state; not thread-safe, the caller holds a lock.
+
+    Args:
+        rules: of the run.
+        lanes: shards of each simulator, by rank.
+        clock: seconds; replaced in tests.
+    """
+
+    def __init__(self, rules: Rules, lanes: Mapping[int, int], clock: Clock = time.perf_counter) -> None:
+        self.rules = rules
+        self.params: Tensors | None = None
+        self.private: frozenset[str] = frozenset()
+        self.step = 0
+        self._lanes = dict(sorted(lanes.items()))
+        self._clock = clock
+        self._counts: dict[tuple[str, str], dict[str, int]] = {}
+        self._reported: dict[tuple[str, str], set[int]] = {}
+        self._users: dict[tuple[str, str], UserTable] = {}
+        self._open: _Open | None = None
+        self._test: _Open | None = None
+        self._totals: Tensors = {}
+        self._last_end: float | None = None
+
+    # -- users ---------------------------------------------------------------
+
+    def add_user_counts(self, rank: int, date: str, split: str, counts: Mapping[str, int]) -> None:
+        """Takes what one simulator has read of a day.
+
+        Raises:
+            AlreadyDone: the simulator has reported this day and split.
+            BadInput: a user without examples, an unknown split; or, with the last
+                report, a day on which a round cannot be sampled.
+        """
+        if split not in (TRAIN, TEST):
+            raise BadInput(f"split {split!r} is neither {TRAIN!r} nor {TEST!r}")
+        empty = [uid for uid, count in counts.items() if count < 1]
+        if empty:
+            raise BadInput(f"date {date}, {split}: uid {empty[0]!r} has no examples")
+        key = (date, split)
+        reported = self._reported.setdefault(key, set())
+        if rank in reported:
+            raise AlreadyDone(f"rank {rank} has already told its users of {date}, {split}")
+        self._check_rank(rank)
+        merged = self._counts.setdefault(key, {})
+        for uid, count in counts.items():
+            merged[uid] = merged.get(uid, 0) + count
+        reported.add(rank)
+        if len(reported) == len(self._lanes):
+            self._users[key] = UserTable.of(self._counts.pop(key))
+            if not self._users[key].uids:
+                raise BadInput(f"date {date}: no users with {split} data")
+            if split == TRAIN:
+                steps = range(self.step, self.step + self.rules.rounds)
+                self.rules.sampler.check(self._users[key], date, steps)
+
+    def users_ready(self, date: str, split: str) -> bool:
+        """Whether every simulator has told its users of the day."""
+        return (date, split) in self._users
+
+    def user_count(self, date: str, split: str) -> int:
+        """How many users the day has."""
+        return len(self._users[date, split].uids)
+
+    # -- parameters ----------------------------------------------------------
+
+    def set_initial(self, params: Tensors, private: Iterable[str]) -> None:
+        """Takes the initial shared parameters and the names that are private.
+
+        Raises:
+            AlreadyDone: they are there.
+            Forbidden: a private parameter is among them.
+            BadInput: none, or NaN or infinity in one.
+        """
+        if self.params is not None:
+            raise AlreadyDone("the initial parameters are already set")
+        private = frozenset(private)
+        for name, value in params.items():
+            if name in private:
+                raise Forbidden(f"parameter {name!r} is private: the scheduler never takes it")
+            if value.dtype.kind != "f":
+                raise BadInput(f"parameter {name!r} is {value.dtype}: shared parameters are floating-point")
+            if not np.isfinite(value).all():
+                raise BadInput(f"initial parameter {name!r} holds NaN or infinity")
+        if not params:
+            raise BadInput("the model has no shared parameters: nothing would be learned together")
+        self.params, self.private = params, private
+        self._totals = {name: np.zeros(value.shape, np.int64) for name, value in params.items()}
+
+    def push_specs(self) -> dict[str, TensorSpec]:
+        """What the tensors of a push must look like."""
+        self._need_params()
+        return specs(self._totals)
+
+    def param_specs(self) -> dict[str, TensorSpec]:
+        """What the shared parameters look like."""
+        return specs(self._need_params())
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises Forbidden if a name is private."""
+        for name in names:
+            if name in self.private:
+                raise Forbidden(f"parameter {name!r} is private: the scheduler never takes it")
+
+    # -- rounds --------------------------------------------------------------
+
+    def train_share(self, rank: int, date: str, number: int, step: int, kind: str | None = None) -> Share:
+        """The simulator's share of a round's cohort; the first to ask begins the round.
+
+        Args:
+            rank: the simulator.
+            date: the day.
+            number: the round of the day, from 0.
+            step: the round of the run, from 0.
+            kind: the sampler's name the caller relies on, if any.
+
+        Raises:
+            WrongState: another round is under way or due, or the run has another sampler.
+            NotFound: the day's users are not known.
+        """
+        self._check_rank(rank)
+        if kind is not None and self.rules.sampler.name != kind:
+            raise WrongState(f"the run samples with {self.rules.sampler.name!r}, not {kind!r}")
+        at = Round(self.rules.seed, date, number, step)
+        if self._open is None:
+            if step != self.step:
+                raise WrongState(f"round {step} of the run was asked for, {self.step} is due")
+            users = self._table(date, TRAIN)
+            cohort = list(self.rules.sampler.sample(users, at))
+            check_cohort(cohort, users.uids, self.rules.sampler, at)
+            self._open = self._begin(at, cohort, users, in_order=not self.rules.federated)
+        if self._open.at != at:
+            raise WrongState(f"date {date}, round {number} was asked for during {_where(self._open.at)}")
+        return self._open.shares[rank]
+
+    def push(
+        self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Tensors
+    ) -> RoundRecord | None:
+        """Adds a simulator's exact sums; the last one makes the server step.
+
+        Args:
+            rank: the simulator.
+            at: the round they belong to.
+            results: of all users of its share.
+            timings: where its shards' time went.
+            sums: int64 arrays of `push_specs`; empty if its share was empty.
+
+        Returns:
+            The finished round, if this was the last push.
+
+        Raises:
+            WrongState, AlreadyDone, BadInput: and nothing has changed.
+        """
+        self._check_results(self._open, rank, at, results)
+        if not self.rules.federated:
+            raise WrongState("this run trains without federation: it takes parameters, not deltas")
+        if bool(sums) != bool(results):
+            raise BadInput(f"rank {rank} pushed {len(results)} users but {len(sums)} tensors")
+        arrived = self._arrive(self._open, rank, results, timings)
+        for name, value in sums.items():
+            self._totals[name] += value
+        return self._finish_round() if arrived else None
+
+    def replace(
+        self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors
+    ) -> RoundRecord:
+        """Takes the parameters after a round that was trained without federation.
+
+        Raises:
+            WrongState, AlreadyDone, BadInput: and nothing has changed.
+        """
+        self._check_results(self._open, rank, at, results)
+        if self.rules.federated:
+            raise WrongState("this run is federated: it takes deltas, not parameters")
+        if not results:
+            raise WrongState(f"rank {rank} has no share of {_where(at)}")
+        for name, value in params.items():
+            if not np.isfinite(value).all():
+                raise BadInput(f"{_where(at)}: parameter {name!r} holds NaN or infinity; lower --lr")
+        round_ = self._open
+        assert round_ is not None
+        for other in round_.shares:
+            round_.arrived.setdefault(other, (self._clock(), Timings()))
+        self._arrive(round_, rank, results, timings)
+        self.params = params
+        return self._close_round(round_)
+
+    # -- evaluation ----------------------------------------------------------
+
+    def test_share(self, rank: int, date: str, number: int, step: int) -> Share:
+        """The simulator's share of the users to test; raises as `train_share`."""
+        self._check_rank(rank)
+        at = Round(self.rules.seed, date, number, step)
+        if self._test is None:
+            if step != self.step or self._open is not None:
+                raise WrongState(f"a test after {step} rounds was asked for, {self.step} are done")
+            users = self._table(date, TEST)
+            cohort = self.rules.test_sampler.sample(users, self.rules.seed, date)
+            self._last_end = None
+            self._test = self._begin(at, cohort, users, in_order=False)
+        if self._test.at != at:
+            raise WrongState(f"a test at {_where(at)} was asked for during the one at {_where(self._test.at)}")
+        return self._test.shares[rank]
+
+    def report_test(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings) -> RoundRecord | None:
+        """Takes a simulator's evaluation; the last one gives the record."""
+        self._check_results(self._test, rank, at, results)
+        if not self._arrive(self._test, rank, results, timings):
+            return None
+        assert self._test is not None
+        record = self._record(self._test, TEST, self._clock())
+        self._test = None
+        return record
+
+    # -- inside --------------------------------------------------------------
+
+    def _need_params(self) -> Tensors:
+        if self.params is None:
+            raise WrongState("the initial parameters are not set yet")
+        return self.params
+
+    def _check_rank(self, rank: int) -> None:
+        if rank not in self._lanes:
+            raise NotFound(f"rank {rank} is not a simulator of this run ({sorted(self._lanes)})")
+
+    def _table(self, date: str, split: str) -> UserTable:
+        table = self._users.get((date, split))
+        if table is None:
+            raise NotFound(f"no {split} users are known for date {date!r}")
+        return table
+
+    def _begin(self, at: Round, cohort: list[str], users: UserTable, *, in_order: bool) -> _Open:
+        counts = [users.count(uid) for uid in cohort]
+        lanes = list(self._lanes.values())
+        # Without federation one shard trains all, in the cohort's order.
+        placed = [list(range(len(cohort))), *([] for _ in lanes[1:])] if in_order else place(counts, lanes)
+        exponent = scale_exponent(sum(counts) if self.rules.optimizer.weighted else len(cohort))
+        shares = {
+            rank: Share(tuple(cohort[i] for i in mine), tuple(counts[i] for i in mine), exponent, len(cohort))
+            for rank, mine in zip(self._lanes, placed, strict=True)
+        }
+        started = self._clock() if self._last_end is None else self._last_end
+        return _Open(at, cohort, shares, started)
+
+    def _check_results(self, round_: _Open | None, rank: int, at: Round, results: Sequence[UserResult]) -> None:
+        self._check_rank(rank)
+        if round_ is None or round_.at != at:
+            raise WrongState(f"results for {_where(at)} came, but {_where(round_.at) if round_ else 'no round'} is on")
+        if rank in round_.arrived:
+            raise AlreadyDone(f"rank {rank} has already pushed {_where(at)}")
+        share = round_.shares[rank]
+        if sorted(r.uid for r in results) != sorted(share.uids):
+            odd = {r.uid for r in results} ^ set(share.uids)
+            raise WrongState(f"{_where(at)}: rank {rank}'s users are not those of its share: {sorted(odd)[:3]}")
+        for result in results:
+            if not (math.isfinite(result.weight) and result.weight >= 0) or (
+                round_ is self._open and result.weight == 0
+            ):
+                raise BadInput(f"{_where(at)}: uid {result.uid!r} has weight {result.weight}; it must be above 0")
+
+    def _arrive(self, round_: _Open | None, rank: int, results: Sequence[UserResult], timings: Timings) -> bool:
+        assert round_ is not None
+        round_.results.update((r.uid, r) for r in results)
+        round_.arrived[rank] = (self._clock(), timings)
+        return len(round_.arrived) == len(self._lanes)
+
+    def _finish_round(self) -> RoundRecord:
+        round_, params = self._open, self._need_params()
+        assert round_ is not None
+        weight = total_weight(r.weight for r in round_.results.values())
+        factor = mean_factor(weight, next(iter(round_.shares.values())).exponent)
+        for name, value in params.items():
+            self.rules.optimizer.apply(name, value, self._totals[name], factor, len(round_.cohort))
+            self._totals[name].fill(0)
+        return self._close_round(round_)
+
+    def _close_round(self, round_: _Open) -> RoundRecord:
+        self._open = None
+        self.step += 1
+        self._last_end = self._clock()
+        return self._record(round_, TRAIN, self._last_end)
+
+    def _record(self, round_: _Open, phase: str, end: float) -> RoundRecord:
+        results = tuple(round_.results[uid] for uid in round_.cohort)
+        seconds = end - round_.started
+        return RoundRecord(phase, round_.at, results, seconds, self._where_time_went(round_, seconds))
+
+    def _where_time_went(self, round_: _Open, seconds: float) -> Timings:
+        """Means over all shards; waiting for a slower simulator counts as wait, the rest as push."""
+        last = max(when for when, _ in round_.arrived.values())
+        lanes = sum(self._lanes.values())
+        pull = train = wait = 0.0
+        for rank, (when, timings) in round_.arrived.items():
+            part = self._lanes[rank] / lanes
+            pull += part * timings.pull
+            train += part * timings.train
+            wait += part * (timings.wait + last - when)
+        return Timings(pull, train, max(0.0, seconds - pull - train - wait), wait)
+
+
+def _where(at: Round) -> str:
+    return f"date {at.date}, round {at.round}"

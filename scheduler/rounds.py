@@ -1,0 +1,78 @@
+"""The values of a round: its rules, a simulator's share, where the time went, the record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler.metrics import UserResult
+from scheduler.samplers import Round, Sampler, TestSampler
+from scheduler.server_optimizers import ServerOptimizer
+
+TRAIN, TEST = "train", "test"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a run's rounds are made; the same object on every rank.
+
+    Attributes:
+        seed: of all random streams.
+        sampler: chooses the cohorts.
+        test_sampler: chooses the users that are tested.
+        optimizer: the server step.
+        federated: False for one user after another with no averaging.
+        rounds: rounds a day.
+    """
+
+    seed: int
+    sampler: Sampler
+    test_sampler: TestSampler
+    optimizer: ServerOptimizer
+    federated: bool = True
+    rounds: int = 100
+
+
+@dataclass(frozen=True)
+class Share:
+    """A simulator's part of a cohort.
+
+    Attributes:
+        uids: longest first (in the cohort's order when not federated).
+        counts: examples of each.
+        exponent: grid of the round's sums.
+        cohort_size: users of all simulators.
+    """
+
+    uids: tuple[str, ...]
+    counts: tuple[int, ...]
+    exponent: int = 0
+    cohort_size: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of a round, mean over shards: fetching, training, handing back, standing idle."""
+
+    pull: float = 0.0
+    train: float = 0.0
+    push: float = 0.0
+    wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A finished round or evaluation.
+
+    Attributes:
+        phase: "train" or "test".
+        at: which round; of an evaluation, the rounds trained before it.
+        results: of each user, in the cohort's order.
+        seconds: wall time of the whole round.
+        timings: where it went.
+    """
+
+    phase: str
+    at: Round
+    results: tuple[UserResult, ...]
+    seconds: float
+    timings: Timings

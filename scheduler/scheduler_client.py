@@ -1,0 +1,191 @@
+"""What a simulator uses to talk to the scheduler."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from protos.channel import Caller
+from protos.codec import Array, Tensors, assemble, tensor_chunks
+from protos.errors import FLError
+from protos.stubs import scheduler_server_pb2 as pb
+from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
+from protos.stubs import tensor_pb2
+from scheduler.messages import (
+    Layout,
+    SimulatorInfo,
+    counts_to_messages,
+    info_from_message,
+    info_to_message,
+    key_to_message,
+    report_head,
+    report_tail,
+    share_from_messages,
+)
+from scheduler.metrics import Pair, UserResult
+from scheduler.rounds import Share, Timings
+from scheduler.samplers import Round
+
+
+class SchedulerClient:
+    """A simulator's connection to the global scheduler.
+
+    Every method raises the `FLError` that the scheduler answered, `PeerLost` if it
+    is gone and `RunEnded` if the run has failed elsewhere.
+
+    Args:
+        address: the scheduler's "host:port".
+        rank: of this simulator.
+    """
+
+    def __init__(self, address: str, rank: int) -> None:
+        self._caller = Caller(address, "the scheduler (rank 0)")
+        self._stub = pb_grpc.SchedulerServerStub(self._caller.channel)
+        self._rank = rank
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._caller.close()
+
+    # -- joining and leaving ---------------------------------------------------
+
+    def register(self, info: SimulatorInfo) -> Layout:
+        """Joins the run; returns when all simulators have."""
+        layout = self._caller.call(self._stub.Register, info_to_message(info))
+        return Layout(tuple(info_from_message(i) for i in layout.simulators), tuple(layout.days))
+
+    def exchange(self, key: str, payload: bytes) -> dict[int, bytes]:
+        """Posts bytes; returns everybody's, by rank, when all have posted: a barrier."""
+        request = pb.ExchangeRequest(rank=self._rank, key=key, payload=payload)
+        return {reply.rank: reply.payload for reply in self._caller.stream(self._stub.Exchange, request)}
+
+    def watch(self, on_end: Callable[[FLError | None], None]) -> None:
+        """Watches the run from a thread of its own; returns when the scheduler knows this simulator lives.
+
+        Args:
+            on_end: called once, with None when the run is over, else with why it failed.
+        """
+        replies = self._caller.stream(self._stub.Watch, pb.WatchRequest(rank=self._rank))
+        next(replies)
+
+        def follow() -> None:
+            try:
+                for _ in replies:
+                    pass
+            except FLError as error:
+                on_end(error)
+            else:
+                on_end(None)
+
+        threading.Thread(target=follow, name="watch", daemon=True).start()
+
+    def report_failure(self, message: str) -> None:
+        """Fails the run for all."""
+        self._caller.call(self._stub.ReportFailure, pb.Failure(rank=self._rank, message=message), timeout=3.0)
+
+    def exit(self) -> None:
+        """Leaves the run."""
+        self._caller.call(self._stub.Exit, pb.SimulatorRank(rank=self._rank))
+
+    # -- users -------------------------------------------------------------------
+
+    def update_user_inst_num(self, date: str, split: str, counts: Mapping[str, int]) -> None:
+        """Tells the users of a day this simulator has read; returns when all have told theirs.
+
+        Args:
+            date: the day.
+            split: "train" or "test".
+            counts: uid -> examples.
+        """
+        self._caller.call(self._stub.UpdateUserInstNum, counts_to_messages(self._rank, date, split, counts))
+
+    def sample_user_list(self, at: Round) -> Share:
+        """This simulator's share of the round's cohort, whatever the run's sampler."""
+        return self._share(self._stub.SampleUsersToTrain, at)
+
+    def uniform_sample_user_list(self, at: Round) -> Share:
+        """As `sample_user_list`, named as FL-mobile's users know it."""
+        return self.sample_user_list(at)
+
+    def hash_sample_user_list(self, at: Round) -> Share:
+        """The share of a round of the hash sampler; WrongState if the run has another."""
+        return self._share(self._stub.SampleUsersWithHash, at)
+
+    def fixed_sample_user_list(self, at: Round) -> Share:
+        """The share of a round of a plan; WrongState if the run has no plan."""
+        return self._share(self._stub.FixedUsersToTrain, at)
+
+    def test_sample_user_list(self, at: Round) -> Share:
+        """This simulator's share of the users to test."""
+        return self._share(self._stub.SampleUsersToTest, at)
+
+    def _share(self, method: Callable[..., Iterator[pb.Assignment]], at: Round) -> Share:
+        return share_from_messages(self._caller.stream(method, key_to_message(self._rank, at)))
+
+    # -- parameters ----------------------------------------------------------------
+
+    def get_global_params(self, step: int, into: Mapping[str, Array] | None = None) -> Tensors:
+        """The shared parameters before round `step` of the run; waits until they are made.
+
+        Args:
+            step: 0 for the initial ones.
+            into: arrays to write them to; made if None.
+        """
+        request = pb.GetGlobalParamsRequest(rank=self._rank, step=step)
+        return assemble(self._caller.stream(self._stub.GetGlobalParams, request), into=into)
+
+    def update_global_params(self, params: Mapping[str, Array], private: Sequence[str]) -> None:
+        """Sets the initial shared parameters and tells which names are private."""
+
+        def messages() -> Iterator[pb.ParamsMessage]:
+            yield pb.ParamsMessage(private_names=pb.PrivateNames(names=private))
+            for chunk in tensor_chunks(params):
+                yield pb.ParamsMessage(chunk=chunk)
+
+        self._caller.call(self._stub.UpdateGlobalParams, messages())
+
+    def replace_global_params(
+        self, at: Round, results: Sequence[UserResult], timings: Callable[[], Timings], params: Mapping[str, Array]
+    ) -> None:
+        """Sets the shared parameters after a round that was trained without federation."""
+        self._caller.call(
+            self._stub.UpdateGlobalParams, self._params_messages(at, results, timings, tensor_chunks(params))
+        )
+
+    def fedavg_update(
+        self, at: Round, results: Sequence[UserResult], timings: Callable[[], Timings], sums: Mapping[str, Array]
+    ) -> None:
+        """Pushes this simulator's exact sums of weighted deltas.
+
+        Args:
+            at: the round.
+            results: of all users of the share.
+            timings: called when the last tensor is on its way.
+            sums: int64, see `aggregation`; empty if the share was.
+        """
+        self._caller.call(self._stub.FedAvgUpdate, self._params_messages(at, results, timings, tensor_chunks(sums)))
+
+    def _params_messages(
+        self,
+        at: Round,
+        results: Sequence[UserResult],
+        timings: Callable[[], Timings],
+        chunks: Iterator[tensor_pb2.TensorChunk],
+    ) -> Iterator[pb.ParamsMessage]:
+        for head in report_head(self._rank, at, results):
+            yield pb.ParamsMessage(report=head)
+        for chunk in chunks:
+            yield pb.ParamsMessage(chunk=chunk)
+        yield pb.ParamsMessage(report=report_tail(timings()))
+
+    def update_test_metrics(
+        self, at: Round, results: Sequence[UserResult], timings: Timings
+    ) -> tuple[int, dict[str, Pair]]:
+        """Reports an evaluation; returns users and metrics of all simulators when all have reported."""
+
+        def messages() -> Iterator[pb.RoundReport]:
+            yield from report_head(self._rank, at, results)
+            yield report_tail(timings)
+
+        summary = self._caller.call(self._stub.UpdateTestMetrics, messages())
+        return summary.users, {name: (pair.sum, pair.count) for name, pair in summary.metrics.items()}

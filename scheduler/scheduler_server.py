@@ -1,0 +1,151 @@
+"""The gRPC face of the scheduler: each method is a few lines over `Coordinator`."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import grpc
+
+from protos.channel import answering, make_server, streaming
+from protos.codec import TensorAssembler, tensor_chunks
+from protos.errors import BadInput
+from protos.stubs import scheduler_server_pb2 as pb
+from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
+from protos.stubs import tensor_pb2
+from scheduler.coordinator import Coordinator
+from scheduler.messages import (
+    Layout,
+    ReportReader,
+    counts_from_messages,
+    info_from_message,
+    info_to_message,
+    share_to_messages,
+)
+from scheduler.metrics import reduce_metrics
+
+logger = logging.getLogger(__name__)
+
+# Calls of one simulator that may be under way at once: its watch, its loop, a failure report, spare.
+THREADS_PER_SIMULATOR = 4
+
+
+def start_scheduler_server(coordinator: Coordinator, host: str, simulators: int) -> tuple[grpc.Server, str]:
+    """Starts the scheduler's server; returns it and its address."""
+    servicer = SchedulerServicer(coordinator)
+    return make_server(
+        lambda server: pb_grpc.add_SchedulerServerServicer_to_server(servicer, server),
+        host,
+        threads=THREADS_PER_SIMULATOR * simulators + 4,
+    )
+
+
+class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
+    """See protos/scheduler_server.proto."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._do = coordinator
+        # Errors become status codes here, so that every method below may simply raise.
+        unary, stream = answering(self._crashed), streaming(self._crashed)
+        for name in ("Register", "ReportFailure", "UpdateUserInstNum", "UpdateGlobalParams", "FedAvgUpdate",
+                     "UpdateTestMetrics", "Exit"):  # fmt: skip
+            setattr(self, name, unary(getattr(self, name)))
+        for name in ("Exchange", "Watch", "SampleUsersToTrain", "SampleUsersWithHash", "FixedUsersToTrain",
+                     "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
+            setattr(self, name, stream(getattr(self, name)))
+
+    def _crashed(self, error: BaseException) -> None:
+        self._do.fail("the scheduler (rank 0) failed:\n" + "".join(traceback.format_exception(error)).rstrip())
+
+    def Register(self, request: pb.SimulatorInfo, context: grpc.ServicerContext) -> pb.Layout:  # noqa: N802, D102
+        return _layout_message(self._do.register(info_from_message(request)))
+
+    def Exchange(self, request: pb.ExchangeRequest, context: Any) -> Iterator[pb.ExchangeReply]:  # noqa: N802, D102
+        for rank, payload in self._do.exchange(request.rank, request.key, request.payload).items():
+            yield pb.ExchangeReply(rank=rank, payload=payload)
+
+    def Watch(self, request: pb.WatchRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchReply]:  # noqa: N802, D102
+        context.add_callback(lambda: self._do.drop(request.rank))
+        yield pb.WatchReply()
+        self._do.watch(request.rank)
+
+    def ReportFailure(self, request: pb.Failure, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802, D102
+        self._do.fail(request.message)
+        return pb.Empty()
+
+    def UpdateUserInstNum(self, request: Iterable[pb.UserInstNum], context: Any) -> pb.Empty:  # noqa: N802, D102
+        self._do.add_user_counts(*counts_from_messages(request))
+        return pb.Empty()
+
+    def SampleUsersToTrain(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
+        return self._train_share(request, None)
+
+    def SampleUsersWithHash(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
+        return self._train_share(request, "hash")
+
+    def FixedUsersToTrain(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
+        return self._train_share(request, "fixed")
+
+    def _train_share(self, key: pb.RoundKey, kind: str | None) -> Iterator[pb.Assignment]:
+        yield from share_to_messages(self._do.train_share(key.rank, key.date, key.round, key.step, kind))
+
+    def SampleUsersToTest(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
+        yield from share_to_messages(self._do.test_share(request.rank, request.date, request.round, request.step))
+
+    def GetGlobalParams(  # noqa: N802, D102
+        self, request: pb.GetGlobalParamsRequest, context: Any
+    ) -> Iterator[tensor_pb2.TensorChunk]:
+        yield from tensor_chunks(self._do.get_params(request.step))
+
+    def UpdateGlobalParams(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.Empty:  # noqa: N802, D102
+        expected = self._do.param_specs()
+        tensors, report = TensorAssembler(expected), ReportReader(self._do.rules.seed)
+        private: list[str] = []
+        for message in request:
+            part = message.WhichOneof("part")
+            if part == "chunk":
+                self._do.check_names([message.chunk.name])
+                tensors.add(message.chunk)
+            elif part == "report":
+                report.add(message.report)
+            elif part == "private_names":
+                private.extend(message.private_names.names)
+        if report.at is None:
+            self._do.set_initial(tensors.finish(), private)
+        else:
+            rank, at, results, timings = report.finish()
+            self._do.replace(rank, at, results, timings, tensors.finish())
+        return pb.Empty()
+
+    def FedAvgUpdate(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.Empty:  # noqa: N802, D102
+        tensors, report = TensorAssembler(self._do.push_specs()), ReportReader(self._do.rules.seed)
+        for message in request:
+            part = message.WhichOneof("part")
+            if part == "chunk":
+                self._do.check_names([message.chunk.name])
+                tensors.add(message.chunk)
+            elif part == "report":
+                report.add(message.report)
+            else:
+                raise BadInput(f"a push carries reports and chunks, not {part}")
+        rank, at, results, timings = report.finish()
+        self._do.push(rank, at, results, timings, tensors.finish() if results else {})
+        return pb.Empty()
+
+    def UpdateTestMetrics(self, request: Iterable[pb.RoundReport], context: Any) -> pb.TestSummary:  # noqa: N802, D102
+        report = ReportReader(self._do.rules.seed)
+        for message in request:
+            report.add(message)
+        record = self._do.report_test(*report.finish())
+        metrics = {name: pb.Metric(sum=s, count=c) for name, (s, c) in reduce_metrics(record.results).items()}
+        return pb.TestSummary(users=len(record.results), metrics=metrics)
+
+    def Exit(self, request: pb.SimulatorRank, context: Any) -> pb.Empty:  # noqa: N802, D102
+        self._do.leave(request.rank)
+        return pb.Empty()
+
+
+def _layout_message(layout: Layout) -> pb.Layout:
+    return pb.Layout(simulators=[info_to_message(info) for info in layout.simulators], days=layout.days)

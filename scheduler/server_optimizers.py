@@ -1,0 +1,217 @@
+"""The server step: how the cohort's mean delta moves the global parameters.
+
+With x the global parameters and d the weighted mean of the users' deltas (their
+parameters after local training minus x), FedAvg is McMahan et al. 2017,
+Algorithm 1, with a server learning rate; FedAdagrad, FedYogi and FedAdam are
+Reddi et al. 2021 ("Adaptive Federated Optimization"), Algorithm 2:
+
+    m <- b1 m + (1 - b1) d
+    v <- v + d^2                           FedAdagrad
+         v - (1 - b2) d^2 sign(v - d^2)    FedYogi
+         b2 v + (1 - b2) d^2               FedAdam
+    x <- x + lr m / (sqrt(v) + tau)
+
+with v starting at tau^2 and m at 0.  FedAvgM is Hsu et al. 2019 (server momentum):
+m <- b m + d,  x <- x + lr m.
+
+Every step is elementwise and in float64, so it gives the same bits however the
+parameters are cut; x is rounded to its own dtype once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.codec import Array, Tensors
+from protos.errors import BadInput
+from scheduler.aggregation import BLOCK, Int64
+
+Float64 = npt.NDArray[np.float64]
+
+
+class ServerOptimizer(ABC):
+    """One server step; a user's own optimizer is a subclass with `_step` and `slots`.
+
+    Args:
+        learning_rate: server learning rate.
+    """
+
+    name: ClassVar[str]
+    # State per parameter element: slot name -> initial value is `initial_slot`.
+    slots: ClassVar[tuple[str, ...]] = ()
+    # Whether users count by their weight; if not, each counts 1.
+    weighted: ClassVar[bool] = True
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+        self._state: dict[str, dict[str, Float64]] = {}
+
+    def initial_slot(self, slot: str) -> float:
+        """The value a slot starts from."""
+        return 0.0
+
+    @abstractmethod
+    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+        """The new value of a block of one parameter.
+
+        Args:
+            x: float64 (n,), the parameter.
+            mean: float64 (n,), the weighted mean delta; may be overwritten.
+            state: float64 (n,) a slot, updated in place.
+            cohort_size: users that took part.
+
+        Returns:
+            float64 (n,).
+        """
+
+    def apply(self, name: str, param: Array, total: Int64, factor: float, cohort_size: int) -> None:
+        """Moves one parameter in place.
+
+        Args:
+            name: of the parameter.
+            param: float array, any shape.
+            total: int64 array of the same shape, the exact sum of weighted deltas.
+            factor: `aggregation.mean_factor`.
+            cohort_size: users that took part.
+
+        Raises:
+            BadInput: the new value is not finite; the parameter is left half-way.
+        """
+        flat, sums = param.reshape(-1), total.reshape(-1)
+        state = self._slots_of(name, flat.size)
+        for start in range(0, flat.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            here = {slot: values[part] for slot, values in state.items()}
+            x: Float64 = flat[part].astype(np.float64)
+            new = self._step(x, sums[part] * factor, here, cohort_size)
+            if not np.isfinite(new).all():
+                raise BadInput(f"the server step made parameter {name!r} NaN or infinite; lower --server-lr")
+            flat[part] = new
+
+    def state_dict(self) -> Tensors:
+        """The state as "parameter/slot" -> float64 array, flat."""
+        return {f"{name}/{slot}": value for name, held in self._state.items() for slot, value in held.items()}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Takes back what `state_dict` gave."""
+        self._state = {}
+        for key, value in state.items():
+            name, slot = key.rsplit("/", 1)
+            self._state.setdefault(name, {})[slot] = value.astype(np.float64)
+
+    def _slots_of(self, name: str, size: int) -> dict[str, Float64]:
+        if name not in self._state:
+            self._state[name] = {slot: np.full(size, self.initial_slot(slot)) for slot in self.slots}
+        return self._state[name]
+
+
+class FedAvg(ServerOptimizer):
+    """x <- x + lr d."""
+
+    name: ClassVar[str] = "fedavg"
+
+    def __init__(self, learning_rate: float = 1.0) -> None:
+        super().__init__(learning_rate)
+
+    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+        return x + self.learning_rate * mean
+
+
+class Sum(ServerOptimizer):
+    """x <- x + lr times the plain sum of the users' deltas, each counted once."""
+
+    name: ClassVar[str] = "sum"
+    weighted: ClassVar[bool] = False
+
+    def __init__(self, learning_rate: float = 1.0) -> None:
+        super().__init__(learning_rate)
+
+    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+        return x + self.learning_rate * (mean * cohort_size)
+
+
+class FedAvgM(ServerOptimizer):
+    """FedAvg with server momentum."""
+
+    name: ClassVar[str] = "fedavgm"
+    slots: ClassVar[tuple[str, ...]] = ("momentum",)
+
+    def __init__(self, learning_rate: float = 1.0, momentum: float = 0.9) -> None:
+        super().__init__(learning_rate)
+        self.momentum = momentum
+
+    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+        m = state["momentum"]
+        m *= self.momentum
+        m += mean
+        return x + self.learning_rate * m
+
+
+class _Adaptive(ServerOptimizer):
+    """Algorithm 2 of Reddi et al. 2021; the three differ in `_second`."""
+
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+
+    def __init__(self, learning_rate: float, beta1: float, beta2: float, tau: float) -> None:
+        super().__init__(learning_rate)
+        self.beta1, self.beta2, self.tau = beta1, beta2, tau
+
+    def initial_slot(self, slot: str) -> float:
+        return self.tau**2 if slot == "v" else 0.0
+
+    @abstractmethod
+    def _second(self, v: Float64, square: Float64) -> None:
+        """Updates v in place with the squared mean delta."""
+
+    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+        m, v = state["m"], state["v"]
+        m *= self.beta1
+        m += (1 - self.beta1) * mean
+        self._second(v, mean * mean)
+        return x + self.learning_rate * m / (np.sqrt(v) + self.tau)
+
+
+class FedAdagrad(_Adaptive):
+    """v <- v + d^2."""
+
+    name: ClassVar[str] = "fedadagrad"
+
+    def __init__(self, learning_rate: float = 0.1, beta1: float = 0.0, tau: float = 1e-3) -> None:
+        super().__init__(learning_rate, beta1, 0.0, tau)
+
+    def _second(self, v: Float64, square: Float64) -> None:
+        v += square
+
+
+class FedAdam(_Adaptive):
+    """v <- b2 v + (1 - b2) d^2."""
+
+    name: ClassVar[str] = "fedadam"
+
+    def __init__(self, learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> None:
+        super().__init__(learning_rate, beta1, beta2, tau)
+
+    def _second(self, v: Float64, square: Float64) -> None:
+        v *= self.beta2
+        v += (1 - self.beta2) * square
+
+
+class FedYogi(_Adaptive):
+    """v <- v - (1 - b2) d^2 sign(v - d^2)."""
+
+    name: ClassVar[str] = "fedyogi"
+
+    def __init__(self, learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> None:
+        super().__init__(learning_rate, beta1, beta2, tau)
+
+    def _second(self, v: Float64, square: Float64) -> None:
+        v -= (1 - self.beta2) * square * np.sign(v - square)
+
+
+SERVER_OPTIMIZERS: dict[str, type[ServerOptimizer]] = {
+    kind.name: kind for kind in (FedAvg, Sum, FedAvgM, FedAdam, FedYogi, FedAdagrad)
+}

@@ -1,0 +1,118 @@
+"""What shards and simulators use to reach users' data, wherever it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from protos.channel import Caller
+from protos.codec import Array, Tensors, assemble, from_bundle, tensor_chunks, to_bundle
+from protos.errors import NotFound
+from protos.stubs import data_server_pb2 as pb
+from protos.stubs import data_server_pb2_grpc as pb_grpc
+from protos.stubs import tensor_pb2
+from scheduler.streams import uid_hash
+from simulator.examples import Examples, join_examples
+from simulator.store import UserRecord, UserStore
+
+
+def owner_of(uid: str, ranks: tuple[int, ...]) -> int:
+    """The rank of the simulator whose data server owns a uid."""
+    return ranks[uid_hash(uid) % len(ranks)]
+
+
+class DataClient:
+    """Users' data by uid: from the store of this machine if it is there, else by RPC.
+
+    Args:
+        addresses: of the data servers, by rank of the simulator.
+        rank: of the simulator this process belongs to.
+        store: of that simulator.
+    """
+
+    def __init__(self, addresses: Mapping[int, str], rank: int, store: UserStore) -> None:
+        self._addresses = dict(sorted(addresses.items()))
+        self._ranks = tuple(self._addresses)
+        self._rank = rank
+        self._store = store
+        self._callers: dict[int, tuple[Caller, pb_grpc.DataServerStub]] = {}
+
+    def owner(self, uid: str) -> int:
+        """The rank that owns a uid."""
+        return owner_of(uid, self._ranks)
+
+    def get_data_by_uid(self, uid: str, date: str, split: str) -> Examples:
+        """One user's examples of a day.
+
+        Raises:
+            NotFound: it has none.
+        """
+        owner = self.owner(uid)
+        if owner == self._rank:
+            payloads = self._store.get_examples(uid, date, split)
+            bundles = [tensor_pb2.TensorBundle.FromString(p) for p in payloads]
+            if not bundles:
+                raise NotFound(f"uid {uid!r} has no {split} data on {date!r}")
+        else:
+            caller, stub = self._peer(owner)
+            key = pb.UserDataKey(uid=uid, set=pb.DataSet(date=date, split=split))
+            bundles = list(caller.stream(stub.GetUserData, key))
+        return join_examples(uid, [from_bundle(bundle) for bundle in bundles])
+
+    def send_data(self, owner: int, records: Iterable[UserRecord]) -> int:
+        """Hands records to the data server that owns them, in bulk; returns how many."""
+        if owner == self._rank:
+            return self._store.put_examples(records)
+        caller, stub = self._peer(owner)
+
+        def messages() -> Iterator[pb.UserData]:
+            for record in records:
+                key = pb.UserDataKey(uid=record.uid, set=pb.DataSet(date=record.date, split=record.split))
+                examples = tensor_pb2.TensorBundle.FromString(record.payload)
+                yield pb.UserData(key=key, file_number=record.order[0], examples=examples)
+
+        receipt = self._call(caller, stub.SendData, messages())
+        return int(receipt.users)
+
+    def get_param_by_uid(self, uid: str, step: int) -> Tensors | None:
+        """One user's private parameters as they were before global round `step`; None if never stored."""
+        owner = self.owner(uid)
+        if owner == self._rank:
+            payload = self._store.get_private(uid, step)
+            return None if payload is None else from_bundle(tensor_pb2.TensorBundle.FromString(payload))
+        caller, stub = self._peer(owner)
+        return assemble(caller.stream(stub.GetUserParams, pb.UserParamsKey(uid=uid, step=step))) or None
+
+    def set_param_by_uid(self, uid: str, step: int, params: Mapping[str, Array]) -> None:
+        """Stores one user's private parameters as trained in global round `step`."""
+        owner = self.owner(uid)
+        if owner == self._rank:
+            self._store.put_private(uid, step, to_bundle(params).SerializeToString())
+            return
+        caller, stub = self._peer(owner)
+
+        def messages() -> Iterator[pb.UserParams]:
+            for number, chunk in enumerate(tensor_chunks(params)):
+                key = pb.UserParamsKey(uid=uid, step=step) if number == 0 else None
+                yield pb.UserParams(key=key, chunk=chunk)
+
+        self._call(caller, stub.UpdateUserParams, messages())
+
+    def clear_user_data(self, date: str, split: str) -> None:
+        """Forgets a day's examples on this simulator's own data server."""
+        self._store.clear_examples(date, split)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        for caller, _ in self._callers.values():
+            caller.close()
+        self._callers.clear()
+
+    def _peer(self, rank: int) -> tuple[Caller, pb_grpc.DataServerStub]:
+        if rank not in self._callers:
+            caller = Caller(self._addresses[rank], f"the data server of rank {rank}")
+            self._callers[rank] = (caller, pb_grpc.DataServerStub(caller.channel))
+        return self._callers[rank]
+
+    @staticmethod
+    def _call(caller: Caller, method: Callable[..., pb.DataReceipt], messages: Iterable[object]) -> pb.DataReceipt:
+        return caller.call(method, messages)

@@ -1,0 +1,171 @@
+"""Each simulator's data server: the only door to the examples and private parameters of its uids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+
+from protos.channel import answering, make_server, streaming
+from protos.codec import Tensors, TensorSpec, assemble, from_bundle, tensor_chunks, to_bundle
+from protos.errors import BadInput, NotFound, WrongState
+from protos.stubs import data_server_pb2 as pb
+from protos.stubs import data_server_pb2_grpc as pb_grpc
+from protos.stubs import tensor_pb2
+from scheduler.messages import check_date, check_uid
+from simulator.examples import check_examples
+from simulator.store import UserRecord, UserStore
+
+# Records committed together: a whole day in one transaction would hold its pages in memory.
+BATCH_BYTES = 16 << 20
+
+
+class PrivateSchema:
+    """What private parameters look like; known once a shard has built the model."""
+
+    def __init__(self) -> None:
+        self._specs: Mapping[str, TensorSpec] | None = None
+
+    def set(self, specs: Mapping[str, TensorSpec]) -> None:
+        """Tells the private parameters of the model."""
+        self._specs = dict(specs)
+
+    def check(self, uid: str, tensors: Tensors) -> None:
+        """Holds one user's private parameters to the schema.
+
+        Raises:
+            WrongState: the model is not known yet.
+            BadInput: other names, shapes or dtypes, or NaN or infinity.
+        """
+        specs = self.specs()
+        for name, value in tensors.items():
+            if name not in specs or specs[name] != TensorSpec.of(value):
+                raise BadInput(f"uid {uid!r}: private parameter {name!r} {TensorSpec.of(value)} is not the model's")
+            if not np.isfinite(value).all():
+                raise BadInput(f"uid {uid!r}: private parameter {name!r} holds NaN or infinity")
+        if set(tensors) != set(specs):
+            raise BadInput(f"uid {uid!r}: private parameters are missing: {sorted(set(specs) - set(tensors))[:5]}")
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """The private parameters' specs.
+
+        Raises:
+            WrongState: the model is not known yet.
+        """
+        if self._specs is None:
+            raise WrongState("no private parameters are known yet")
+        return self._specs
+
+
+def start_data_server(
+    store: UserStore,
+    schema: PrivateSchema,
+    owns: Callable[[str], bool],
+    host: str,
+    on_crash: Callable[[BaseException], None],
+    threads: int = 8,
+) -> tuple[grpc.Server, str]:
+    """Starts a data server; returns it and its address.
+
+    Args:
+        store: of this simulator.
+        schema: of the private parameters.
+        owns: whether a uid belongs here.
+        host: address to listen on.
+        on_crash: told of unforeseen exceptions.
+        threads: calls under way at once.
+    """
+    servicer = DataServicer(store, schema, owns, on_crash)
+    return make_server(lambda server: pb_grpc.add_DataServerServicer_to_server(servicer, server), host, threads)
+
+
+class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
+    """See protos/data_server.proto."""
+
+    def __init__(
+        self,
+        store: UserStore,
+        schema: PrivateSchema,
+        owns: Callable[[str], bool],
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self._store, self._schema, self._owns = store, schema, owns
+        unary, stream = answering(on_crash), streaming(on_crash)
+        for name in ("SendData", "ClearUserData", "UpdateUserParams"):
+            setattr(self, name, unary(getattr(self, name)))
+        for name in ("GetUserData", "GetUserParams"):
+            setattr(self, name, stream(getattr(self, name)))
+
+    def SendData(self, request: Iterable[pb.UserData], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
+        total, batch, size = 0, [], 0
+        for place, message in enumerate(request):
+            key = message.key
+            self._check_owner(key.uid)
+            check_split(key.set.split)
+            check_examples(key.uid, from_bundle(message.examples))
+            payload = message.examples.SerializeToString()
+            order = (message.file_number, place)
+            batch.append(UserRecord(key.uid, check_date(key.set.date), key.set.split, order, payload))
+            size += len(payload)
+            if size > BATCH_BYTES:
+                total += self._store.put_examples(batch)
+                batch, size = [], 0
+        return pb.DataReceipt(users=total + self._store.put_examples(batch))
+
+    def GetUserData(self, request: pb.UserDataKey, context: Any) -> Iterator[tensor_pb2.TensorBundle]:  # noqa: N802, D102
+        self._check_owner(request.uid)
+        found = self._store.get_examples(request.uid, request.set.date, request.set.split)
+        if not found:
+            raise NotFound(f"uid {request.uid!r} has no {request.set.split} data on {request.set.date!r}")
+        for payload in found:
+            yield tensor_pb2.TensorBundle.FromString(payload)
+
+    def ClearUserData(self, request: pb.DataSet, context: Any) -> pb.DataReceipt:  # noqa: N802, D102
+        check_split(request.split)
+        return pb.DataReceipt(users=self._store.clear_examples(check_date(request.date), request.split))
+
+    def GetUserParams(self, request: pb.UserParamsKey, context: Any) -> Iterator[tensor_pb2.TensorChunk]:  # noqa: N802, D102
+        self._check_known(request.uid)
+        payload = self._store.get_private(request.uid, request.step)
+        if payload is not None:
+            yield from tensor_chunks(from_bundle(tensor_pb2.TensorBundle.FromString(payload)))
+
+    def UpdateUserParams(self, request: Iterable[pb.UserParams], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
+        messages = iter(request)
+        first = next(messages, None)
+        if first is None or not first.HasField("key"):
+            raise BadInput("the first message names no uid")
+        uid = first.key.uid
+        self._check_known(uid)
+
+        def chunks() -> Iterator[tensor_pb2.TensorChunk]:
+            yield first.chunk
+            for message in messages:
+                yield message.chunk
+
+        tensors = assemble(chunks(), self._schema.specs())
+        self._schema.check(uid, tensors)
+        self._store.put_private(uid, first.key.step, to_bundle(tensors).SerializeToString())
+        return pb.DataReceipt(users=1)
+
+    def _check_owner(self, uid: str) -> None:
+        if not self._owns(check_uid(uid)):
+            raise WrongState(f"uid {uid!r} belongs to another data server")
+
+    def _check_known(self, uid: str) -> None:
+        self._check_owner(uid)
+        if not self._store.knows(uid):
+            raise NotFound(f"unknown uid {uid!r}")
+
+
+def check_split(split: str) -> str:
+    """The split, if it is one.
+
+    Raises:
+        BadInput: neither "train" nor "test".
+    """
+    if split not in ("train", "test"):
+        raise BadInput(f"split {split[:40]!r} is neither 'train' nor 'test'")
+    return split

@@ -1,0 +1,285 @@
+"""The framework a user's application drives: who this rank is, and the run from start to end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+
+from protos.codec import Tensors
+from protos.errors import FLError, RunEnded
+from scheduler.coordinator import Coordinator
+from scheduler.messages import Layout
+from scheduler.metrics import ratio, reduce_metrics, user_spread
+from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules
+from scheduler.samplers import NoTestSampler, Sampler, TestSampler
+from scheduler.scheduler_server import start_scheduler_server
+from scheduler.server_optimizers import ServerOptimizer
+from simulator.days import list_days, plan_days
+from simulator.logs import set_up_logging
+from simulator.progress import RunProgress
+from simulator.record import RunRecord, read_npz
+from simulator.role_maker import FLSimRoleMaker
+from simulator.settings import BAD_USAGE, Settings
+from simulator.shard_pool import ShardCrash
+from simulator.simulation import Simulation, Task
+
+logger = logging.getLogger(__name__)
+
+FAILED, INTERRUPTED = 1, 130
+
+
+class SimulationFramework:
+    """One run; the same calls on every rank.
+
+    Args:
+        role_maker: which rank this is.
+        settings: of the run.
+    """
+
+    def __init__(self, role_maker: FLSimRoleMaker, settings: Settings) -> None:
+        self._role, self._settings = role_maker, settings
+        self._reader: Any = None
+        self._trainer: Any = None
+        self._sampler: Sampler | None = None
+        self._test_sampler: TestSampler | None = None
+        self._optimizer: ServerOptimizer | None = None
+        self._service: _SchedulerService | None = None
+        self._simulation: Simulation | None = None
+        self._rules: Rules | None = None
+        self._address = ""
+        self._output = Path()
+
+    def set_reader(self, reader: Any) -> None:
+        """Sets how the files of a day become users: a `ReaderBase`."""
+        self._reader = reader
+
+    def set_trainer(self, trainer: Any) -> None:
+        """Sets how one user trains: a `TrainerBase`."""
+        self._trainer = trainer
+
+    def set_sampler(self, sampler: Sampler) -> None:
+        """Sets how cohorts are chosen, in place of `--sampler`."""
+        self._sampler = sampler
+
+    def set_test_sampler(self, sampler: TestSampler) -> None:
+        """Sets which users are tested, in place of `--test-sampler`."""
+        self._test_sampler = sampler
+
+    def set_fl_optimizer(self, optimizer: ServerOptimizer) -> None:
+        """Sets the server step, in place of `--server-optimizer`."""
+        self._optimizer = optimizer
+
+    def is_scheduler(self) -> bool:
+        """Whether this rank is the global scheduler."""
+        return self._role.is_scheduler()
+
+    def is_simulator(self) -> bool:
+        """Whether this rank is a simulator; with one rank it is both."""
+        return self._role.is_simulator()
+
+    def run(self) -> None:
+        """Plays this rank's part, and ends the process with one clear message if the run fails."""
+        set_up_logging(f"rank {self._role.rank}")
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            self._check()
+            self._open()
+            if self.is_scheduler():
+                self.run_scheduler_service()
+            if self.is_simulator():
+                self.run_simulation()
+            if self._service is not None:
+                self._service.finish()
+        except KeyboardInterrupt:
+            self._end(INTERRUPTED, "interrupted")
+        except RunEnded as error:
+            # Said by the rank it happened on; the scheduler says what only it has seen.
+            self._end(FAILED, str(error) if self._service is not None and self._service.saw_it_alone else None)
+        except FLError as error:
+            self._end(FAILED, str(error))
+        except ShardCrash as error:
+            self._end(FAILED, f"{error}")
+        except Exception:  # noqa: BLE001 - whatever it is, no rank may be left waiting
+            self._end(FAILED, traceback.format_exc().rstrip())
+
+    def run_scheduler_service(self) -> None:
+        """Serves until all simulators have left; returns at once if this rank is a simulator too."""
+        assert self._service is not None, "run() opens the service"
+        if not self.is_simulator():
+            self._service.wait()
+
+    def run_simulation(self) -> None:
+        """Plays all days as a simulator."""
+        assert self._rules is not None, "run() makes the rules"
+        task = Task(self._reader, self._trainer)
+        self._simulation = Simulation(self._role, self._settings, self._rules, task, self._address, self._output)
+        self._simulation.run()
+        self._simulation.close()
+
+    # -- inside ------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Finds what is wrong before anything is started; the first rank with a problem speaks for all."""
+        try:
+            problem = None
+            if self._reader is None or self._trainer is None:
+                raise FLError("set_reader and set_trainer come before run")
+            self._rules = self._make_rules()
+            if self.is_simulator():
+                list_days(self._settings.data)
+                if self._settings.init is not None and self._role.rank == self._role.simulator_ranks[0]:
+                    read_npz(self._settings.init, "--init")
+        except FLError as error:
+            problem = str(error)
+        first = self._role.agree(problem)
+        if first is not None:
+            if self.is_scheduler():
+                sys.stderr.write(f"error: {first}\n")
+            self._role.leave(BAD_USAGE)
+
+    def _make_rules(self) -> Rules:
+        settings = self._settings
+        return Rules(
+            seed=settings.seed,
+            sampler=self._sampler or settings.make_sampler(),
+            test_sampler=self._test_sampler or settings.make_test_sampler(),
+            optimizer=self._optimizer or settings.make_server_optimizer(),
+            federated=settings.mode == "federated",
+            rounds=settings.rounds,
+        )
+
+    def _open(self) -> None:
+        """Starts the scheduler's server on rank 0 and tells all where it is."""
+        assert self._rules is not None, "_check makes the rules"
+        told: Any = None
+        if self.is_scheduler():
+            output = self._settings.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+            try:
+                self._service = _SchedulerService(self._role, self._settings, self._rules, output)
+                told = (self._service.address, str(output.absolute()), None)
+            except FLError as error:
+                told = ("", "", str(error))
+        self._address, folder, problem = self._role.share(told)
+        if problem is not None:
+            if self.is_scheduler():
+                sys.stderr.write(f"error: {problem}\n")
+            self._role.leave(BAD_USAGE)
+        self._output = Path(folder)
+
+    def _end(self, code: int, message: str | None) -> NoReturn:
+        """Ends this rank, having told the others why; never returns, never hangs."""
+        # A second Ctrl-C must not stop the cleaning.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self._service is not None:
+            self._service.progress.end()
+        if message is not None:
+            sys.stderr.write(f"rank {self._role.rank}: {message}\n")
+            sys.stderr.flush()
+        if self._simulation is not None:
+            if message is not None:
+                self._simulation.report_failure(f"rank {self._role.rank}: {message}")
+            self._simulation.close(at_once=True)
+        if self._service is not None:
+            self._service.abandon(message or "the run has failed")
+        self._role.leave(code)
+        raise AssertionError("leave does not return")
+
+
+class _SchedulerService:
+    """Rank 0's part: the server, the record and what a person sees."""
+
+    def __init__(self, role: FLSimRoleMaker, settings: Settings, rules: Rules, output: Path) -> None:
+        self._settings, self._rules = settings, rules
+        shown = settings.model_dump(mode="json", exclude={"config"})
+        self.record = RunRecord(output, {**shown, "output": str(output)})
+        self.progress = RunProgress(settings.progress)
+        self.saw_it_alone = False
+        self._last_test: RoundRecord | None = None
+        self._seconds = dict.fromkeys(("seconds", "train", "pull", "push", "wait"), 0.0)
+        self._rounds = 0
+        self.coordinator = Coordinator(rules, role.simulator_ranks, self)
+        self._server: grpc.Server
+        self._server, self.address = start_scheduler_server(
+            self.coordinator, role.listen_address(), len(role.simulator_ranks)
+        )
+
+    # -- Listener ------------------------------------------------------------------
+
+    def on_layout(self, layout: Layout) -> None:
+        test = not isinstance(self._rules.test_sampler, NoTestSampler)
+        plans = plan_days(layout.days, train_last_day=self._settings.train_last_day, test=test)
+        self.record.on_layout(layout)
+        self.progress.on_layout(layout)
+        self.progress.begin(len(plans) * self._rules.rounds)
+
+    def on_initial(self, params: Tensors) -> None:
+        self.record.on_initial(params)
+        self.progress.on_initial(params)
+
+    def on_record(self, record: RoundRecord) -> None:
+        self.record.on_record(record)
+        self.progress.on_record(record)
+        if record.phase == TRAIN:
+            self._rounds += 1
+            self._seconds["seconds"] += record.seconds
+            for part in ("train", "pull", "push", "wait"):
+                self._seconds[part] += getattr(record.timings, part)
+        elif record.phase == TEST:
+            self._last_test = record
+            logger.info("%s", _describe_test(record))
+
+    # -- the run ---------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Waits until all simulators have left."""
+        try:
+            self.coordinator.wait_finished()
+        except RunEnded as error:
+            # A simulator that failed has said so itself; one that is gone cannot.
+            self.saw_it_alone = not str(error).startswith("rank ") or " is gone" in str(error)
+            raise
+
+    def finish(self) -> None:
+        """Writes the final parameters and says the results."""
+        self.coordinator.wait_finished()
+        self._server.stop(1.0)
+        self.progress.end()
+        self.record.save_params("final", self.coordinator.final_params())
+        if self._rounds:
+            whole = self._seconds["seconds"]
+            parts = ", ".join(f"{k} {v / whole:.0%}" for k, v in self._seconds.items() if k != "seconds")
+            logger.info("%d rounds in %.1f s: %s", self._rounds, whole, parts)
+        logger.info("record in %s", self.record.folder)
+        if self._last_test is not None:
+            metrics = {name: ratio(pair) for name, pair in reduce_metrics(self._last_test.results).items()}
+            if "top1" in metrics:
+                logger.info("infer results: %.6f", metrics["top1"])
+            else:
+                logger.info("infer results: %s", ", ".join(f"{name} {value:.6f}" for name, value in metrics.items()))
+
+    def abandon(self, message: str) -> None:
+        """Ends the run for all simulators and closes the server."""
+        self.coordinator.fail(message)
+        self._server.stop(0.2).wait(1.0)
+
+
+def _describe_test(record: RoundRecord) -> str:
+    metrics = {name: ratio(pair) for name, pair in reduce_metrics(record.results).items()}
+    values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    text = f"test on {record.at.date} after {record.at.round} rounds: {len(record.results)} users, {values}"
+    if "top1" in metrics:
+        spread = user_spread(record.results, "top1")
+        text += "; top1 of users: " + ", ".join(f"{name} {value:.4f}" for name, value in spread.items())
+    return text
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,168 @@
+"""What a simulator asks of its shards and what they answer, over a private pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from protos.codec import Tensors, TensorSpec
+from scheduler.metrics import UserResult
+from scheduler.rounds import Share, Timings
+from scheduler.samplers import Round
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """What a shard needs to know from the start.
+
+    Attributes:
+        index: of the shard within its simulator, from 0.
+        rank: of the simulator.
+        seed: of the run.
+        weighted: whether users count by their weight.
+        private: patterns, or None for the model's own.
+        reader: the reader.
+        trainer: the trainer.
+        store: folder of the simulator's store of users.
+        params_fd: unnamed file of the shared parameters.
+        sums_fd: unnamed file of this shard's sums.
+        queue_fd: unnamed file of the work queue.
+    """
+
+    index: int
+    rank: int
+    seed: int
+    weighted: bool
+    private: tuple[str, ...] | None
+    reader: Any
+    trainer: Any
+    store: Path
+    params_fd: int
+    sums_fd: int
+    queue_fd: int
+
+
+@dataclass(frozen=True)
+class Connect:
+    """The data servers of the run."""
+
+    addresses: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Run the reader's `prepare`; answered with its JSON."""
+
+    data: Path
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the reader's `prepare` gave."""
+
+    shared: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReadFiles:
+    """Read files of a day from the queue; answered with uid -> examples."""
+
+    date: str
+    split: str
+    files: tuple[tuple[int, Path], ...]
+
+
+@dataclass(frozen=True)
+class BuildModel:
+    """Build the model; answered with a `ModelSchema`."""
+
+
+@dataclass(frozen=True)
+class ModelSchema:
+    """What the model's parameters look like; shared ones in the model's order."""
+
+    shared: dict[str, TensorSpec]
+    private: dict[str, TensorSpec]
+
+
+@dataclass(frozen=True)
+class Attach:
+    """Map the shared arrays; `write_initial` has this shard write its own values to them."""
+
+    shared: dict[str, TensorSpec]
+    write_initial: bool
+
+
+@dataclass(frozen=True)
+class StartPrivate:
+    """Private values that take the place of the model's own (from `--init`)."""
+
+    given: Tensors
+
+
+@dataclass(frozen=True)
+class TrainShare:
+    """Train users from the queue, adding their weighted deltas to this shard's sums."""
+
+    at: Round
+    share: Share
+
+
+@dataclass(frozen=True)
+class TrainInTurn:
+    """Train all users of a share one after another, with no averaging; writes the parameters back."""
+
+    at: Round
+    share: Share
+
+
+@dataclass(frozen=True)
+class EvaluateShare:
+    """Evaluate users from the queue."""
+
+    at: Round
+    share: Share
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Leave."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job's answer."""
+
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class ShareResult:
+    """What a shard did of a share.
+
+    Attributes:
+        results: of the users it took.
+        timings: its own seconds; wait is filled in by the pool.
+        touched: names of the parameters it added to.
+    """
+
+    results: list[UserResult] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job failed.
+
+    Attributes:
+        where: which file, or uid, date and round.
+        message: one line if the input is to blame, else a traceback.
+        bad_input: whether the input is to blame.
+    """
+
+    where: str
+    message: str
+    bad_input: bool

@@ -1,0 +1,117 @@
+"""What a person sees of a run on rank 0: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from protos.codec import Tensors
+from scheduler.messages import Layout
+from scheduler.metrics import ratio, reduce_metrics
+from scheduler.rounds import TRAIN, RoundRecord
+
+logger = logging.getLogger(__name__)
+
+Style = Literal["auto", "bar", "plain", "none"]
+# Seconds between plain lines, so that a log of a long run stays readable.
+_PAUSE = 5.0
+
+
+class RunProgress:
+    """Shows rounds, loss and the time left.
+
+    Args:
+        style: "auto" chooses the bar if a terminal is there.
+        total: rounds of the whole run, told when the days are known.
+    """
+
+    def __init__(self, style: Style) -> None:
+        self._bar = style == "bar" or (style == "auto" and on_terminal())
+        self._quiet = style == "none"
+        self._progress: Progress | None = None
+        self._total = self._done = 0
+        self._began = self._said = time.monotonic()
+
+    def begin(self, total: int) -> None:
+        """Tells how many rounds the run has."""
+        self._total, self._began = total, time.monotonic()
+        if self._bar and not self._quiet and total:
+            # Under mpirun stdout is a pipe, but what goes in comes out on the terminal.
+            console = Console(force_terminal=True)
+            self._progress = Progress(
+                TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[note]}"),
+                TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+            )  # fmt: skip
+            self._task = self._progress.add_task("rounds", total=total, note="")
+            self._progress.start()
+
+    def on_layout(self, layout: Layout) -> None:
+        """Says who takes part."""
+        shards = sum(info.shards for info in layout.simulators)
+        hosts = len({info.host for info in layout.simulators})
+        logger.info("%d simulators with %d shards on %d hosts", len(layout.simulators), shards, hosts)
+
+    def on_initial(self, params: Tensors) -> None:
+        """Says how large the model is."""
+        logger.info("%d shared parameters", sum(value.size for value in params.values()))
+
+    def on_record(self, record: RoundRecord) -> None:
+        """Moves the bar, or says a line."""
+        if record.phase != TRAIN or self._quiet:
+            return
+        self._done += 1
+        loss = reduce_metrics(record.results).get("loss")
+        note = f"loss {ratio(loss):.4f}" if loss else ""
+        note += f" {record.seconds:.2f} s"
+        if self._progress is not None:
+            self._progress.update(self._task, advance=1, note=note)
+        elif time.monotonic() - self._said > _PAUSE or self._done in (1, self._total):
+            self._said = time.monotonic()
+            each = (self._said - self._began) / self._done
+            left = each * (self._total - self._done)
+            logger.info("round %d/%d %s, %.0f s left", self._done, self._total, note, left)
+
+    def end(self) -> None:
+        """Removes the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def on_terminal() -> bool:
+    """Whether this process, or the mpirun that passes its output on, writes to a terminal."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        return True
+    pid = os.getpid()
+    for _ in range(3):
+        pid = _parent(pid)
+        if pid <= 1:
+            return False
+        if _name(pid).startswith(("mpiexec", "mpirun", "hydra", "prterun", "orterun")):
+            try:
+                if os.readlink(f"/proc/{pid}/fd/1").startswith(("/dev/pts/", "/dev/tty")):  # noqa: PTH115
+                    return True
+            except OSError:
+                return False
+    return False
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8")
+    except OSError:
+        return ""

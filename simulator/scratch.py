@@ -1,0 +1,49 @@
+"""The temporary folder of a simulator, gone when the run is, however it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "flsim-"
+# A folder this young may not have its lock yet.
+_GRACE_SECONDS = 60.0
+
+
+class ScratchFolder:
+    """A folder on local disk (TMPDIR) that belongs to one process.
+
+    Removed by `remove`, by the shards if the process is killed, and by the next run on
+    this machine if all of them were.
+    """
+
+    def __init__(self) -> None:
+        _sweep(Path(tempfile.gettempdir()))
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._alive = (self.path / "alive").open("w")
+        fcntl.flock(self._alive, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Removes the folder and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._alive.close()
+
+
+def _sweep(parent: Path) -> None:
+    """Removes the folders of runs that were killed as a whole: nobody holds their lock."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            if time.time() - folder.stat().st_mtime < _GRACE_SECONDS:
+                continue
+            with (folder / "alive").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                logger.info("removed %s, left by a run that was killed", folder)
+        except OSError:
+            continue  # in use, somebody else's, or just gone

@@ -1,0 +1,190 @@
+"""The settings of a run, from the command line and a YAML file; checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict, SettingsError
+
+from protos.errors import BadInput
+from scheduler.samplers import (
+    AllTestSampler,
+    FixedSampler,
+    HashSampler,
+    NoTestSampler,
+    OnePercentTestSampler,
+    Sampler,
+    TestSampler,
+    UniformSampler,
+)
+from scheduler.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
+from simulator.role_maker import launcher_rank
+
+BAD_USAGE = 2
+
+
+class Settings(BaseSettings):
+    """Federated training, simulated: DATA holds one folder a day (YYYYMMDD) with train and test files."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", cli_kebab_case=True, cli_implicit_flags=True, cli_avoid_json=True,
+        cli_hide_none_type=True, env_prefix="FLSIM_UNUSED_", env_ignore_empty=True,
+    )  # fmt: skip
+
+    data: CliPositionalArg[Path] = Field(description="data folder, with one folder a day (YYYYMMDD)")
+    config: Path | None = Field(None, description="YAML file with settings; the command line wins")
+    output: Path | None = Field(None, description="folder of the run's record (default: runs/DATE-TIME)")
+
+    rounds: int = Field(100, ge=0, description="rounds a day")
+    mode: Literal["federated", "centralized"] = Field(
+        "federated", description="centralized: the same users one after another, with no averaging"
+    )
+    seed: int = Field(0, ge=0, description="of every random stream")
+    init: Path | None = Field(None, description="NPZ file of initial parameters, such as a record's params/final.npz")
+    train_last_day: bool = Field(False, description="train on the last day too, after its test")
+
+    sampler: Literal["uniform", "hash", "fixed"] = Field("uniform", description="how the users of a round are chosen")
+    sample_num: int = Field(10, ge=1, description="users a round (uniform)")
+    min_ins_num: int = Field(1, ge=1, description="examples a user must have to be chosen (uniform, hash)")
+    hash_percent: float = Field(1.0, gt=0, le=100, description="per cent of the users that train every round (hash)")
+    plan: Path | None = Field(None, description="JSON list of lists of uids, one a round (fixed), such as cohorts.json")
+
+    epochs: int = Field(1, ge=1, description="local epochs a round")
+    batch_size: int = Field(5, ge=1, description="examples in a local batch")
+    lr: float = Field(1.0, gt=0, description="local learning rate")
+    max_grad_norm: float | None = Field(5.0, gt=0, description="global norm local gradients are clipped to")
+    private: tuple[str, ...] = Field(
+        (), description="patterns of the parameters each user keeps to itself, such as 'out.bias' or 'out.*'"
+    )
+
+    server_optimizer: Literal["fedavg", "sum", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = Field(
+        "fedavg", description="how the mean delta moves the global parameters"
+    )
+    server_lr: float | None = Field(
+        None, gt=0, description="server learning rate (default: 1.85 for fedavg, else the optimizer's own)"
+    )
+
+    test_sampler: Literal["all", "one-percent", "none"] = Field("all", description="users that are tested")
+    eval_every: int = Field(0, ge=0, description="also test every so many rounds, on the next day's data (0: never)")
+
+    shards: int | None = Field(
+        None, ge=1, description="worker processes a simulator (default: the machine's usable cores)"
+    )
+    tune: bool = Field(True, description="set the shards' environment for speed (allocator, MKL)")
+    progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
+
+    @property
+    def default_server_lr(self) -> float | None:
+        """The recipe's server learning rate, where it has one."""
+        return 1.85 if self.server_optimizer == "fedavg" else None
+
+    def make_sampler(self) -> Sampler:
+        """The sampler these settings name."""
+        if self.sampler == "fixed":
+            if self.plan is None:
+                raise BadInput("--sampler fixed needs --plan FILE")
+            return FixedSampler.from_file(self.plan)
+        if self.sampler == "hash":
+            return HashSampler(self.hash_percent, self.min_ins_num)
+        return UniformSampler(self.sample_num, self.min_ins_num)
+
+    def make_test_sampler(self) -> TestSampler:
+        """The test sampler these settings name."""
+        kinds: dict[str, type[TestSampler]] = {
+            kind.name: kind for kind in (AllTestSampler, OnePercentTestSampler, NoTestSampler)
+        }
+        return kinds[self.test_sampler]()
+
+    def make_server_optimizer(self) -> ServerOptimizer:
+        """The server optimizer these settings name."""
+        kind: Any = SERVER_OPTIMIZERS[self.server_optimizer]
+        lr = self.default_server_lr if self.server_lr is None else self.server_lr
+        optimizer: ServerOptimizer = kind() if lr is None else kind(learning_rate=lr)
+        return optimizer
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def parse_settings(kind: type[AnySettings], arguments: Sequence[str] | None = None) -> AnySettings:
+    """Settings from the command line; leaves the program with one clear line a mistake.
+
+    Every rank parses; only rank 0 prints.
+
+    Args:
+        kind: `Settings`, or a subclass with fields of its own.
+        arguments: of the command line; None for the program's own.
+
+    Raises:
+        SystemExit: 0 after --help, 2 after a mistake.
+    """
+    if launcher_rank():
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - restored below
+    try:
+        return read_settings(kind, sys.argv[1:] if arguments is None else list(arguments))
+    except BadInput as error:
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+        raise SystemExit(BAD_USAGE) from error
+    finally:
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+
+
+def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySettings:
+    """As `parse_settings`, raising BadInput."""
+    try:
+        given = _parse(kind, arguments, {})
+        if given.config is None:
+            return given
+        return _parse(kind, arguments, _read_yaml(given.config, kind))
+    except ValidationError as error:
+        raise BadInput("; ".join(_describe(kind, problem) for problem in error.errors())) from error
+    except SettingsError as error:
+        raise BadInput(str(error)) from error
+
+
+def _parse(kind: type[AnySettings], arguments: Sequence[str], below: dict[str, Any]) -> AnySettings:
+    class Source(kind):  # type: ignore[valid-type, misc]
+        """Only the command line, then the file: the environment sets nothing."""
+
+        @classmethod
+        def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> Any:
+            return (init_settings,)
+
+    Source.__doc__, Source.__name__ = kind.__doc__, kind.__name__
+    made = Source(_cli_parse_args=list(arguments), _cli_prog_name=Path(sys.argv[0]).name, **below)
+    return kind.model_construct(**{name: getattr(made, name) for name in kind.model_fields})
+
+
+def _read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"--config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise BadInput(f"--config {path}: expected settings as name: value")
+    # A record's config.yaml keeps its settings under this key, so that it can be given back.
+    content = content.get("settings", content)
+    named = {str(name).replace("-", "_"): value for name, value in content.items()}
+    unknown = sorted(set(named) - set(kind.model_fields))
+    if unknown:
+        raise BadInput(f"--config {path}: unknown setting {unknown[0]!r}; known are {', '.join(kind.model_fields)}")
+    return named
+
+
+def _describe(kind: type[Settings], problem: Any) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    flag = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
+    if problem["type"] == "missing":
+        return f"{flag} is missing" + (" (the data folder)" if name == "data" else "")
+    value = "" if isinstance(problem["input"], dict) else f" {problem['input']!r}"
+    return f"{flag}{value}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,0 +1,333 @@
+"""A shard: a resident worker process that trains users one after another.
+
+The only processes that import Paddle.  Started by `shard_pool`, driven over a pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing.spawn
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protos.codec import Tensors, to_bundle
+from protos.errors import BadInput, FLError
+from scheduler.aggregation import ExactSum, sum_specs
+from scheduler.metrics import Pair, UserResult
+from scheduler.rounds import TRAIN, Timings
+from scheduler.samplers import Round
+from scheduler.streams import stream, stream_key
+from simulator import jobs
+from simulator.data_client import DataClient
+from simulator.examples import Examples, check_examples
+from simulator.logs import set_up_logging
+from simulator.shared_arrays import SharedArrays
+from simulator.store import UserRecord, UserStore
+from simulator.work_queue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+BATCH_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whose turn it is; what a trainer knows as `LocalUser`."""
+
+    uid: str
+    date: str
+    round: int
+    rng: np.random.Generator
+
+
+class Shard:
+    """The state of one worker process.
+
+    Args:
+        settings: what it is told at the start.
+    """
+
+    def __init__(self, settings: jobs.ShardSettings) -> None:
+        self._is = settings
+        self._store = UserStore(settings.store)
+        self._queue = WorkQueue(settings.queue_fd)
+        self._data: DataClient | None = None
+        self._model: Any = None
+        self._private_start: Any = None
+        self._params: SharedArrays | None = None
+        self._sums: SharedArrays | None = None
+        self.where = ""
+        self._do: dict[type, Callable[[Any], Any]] = {
+            jobs.Connect: self._connect,
+            jobs.Prepare: self._prepare,
+            jobs.Setup: self._setup,
+            jobs.ReadFiles: self._read_files,
+            jobs.BuildModel: self._build_model,
+            jobs.Attach: self._attach,
+            jobs.StartPrivate: self._start_private,
+            jobs.TrainShare: self._train_share,
+            jobs.TrainInTurn: self._train_in_turn,
+            jobs.EvaluateShare: self._evaluate_share,
+        }
+
+    def run(self, job: Any) -> Any:
+        """Does one job and returns its answer."""
+        self.where = ""
+        return self._do[type(job)](job)
+
+    # -- data ------------------------------------------------------------------
+
+    def _connect(self, job: jobs.Connect) -> None:
+        self._data = DataClient(job.addresses, self._is.rank, self._store)
+
+    def _prepare(self, job: jobs.Prepare) -> str:
+        self.where = f"{type(self._is.reader).__name__}.prepare of {job.data}"
+        return json.dumps(self._is.reader.prepare(job.data, job.files))
+
+    def _setup(self, job: jobs.Setup) -> None:
+        self._is.reader.setup(job.shared)
+
+    def _read_files(self, job: jobs.ReadFiles) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for i in self._jobs():
+            number, path = job.files[i]
+            self.where = f"file {path}"
+            batches: dict[int, list[UserRecord]] = {}
+            sizes: dict[int, int] = {}
+            for place, (uid, examples) in enumerate(self._is.reader.read(path)):
+                uid = str(uid)
+                try:
+                    counts[uid] = counts.get(uid, 0) + check_examples(uid, examples)
+                except BadInput as error:
+                    raise BadInput(f"{path}: {error}") from error
+                owner = self._client.owner(uid)
+                payload = to_bundle(examples).SerializeToString()
+                batches.setdefault(owner, []).append(UserRecord(uid, job.date, job.split, (number, place), payload))
+                sizes[owner] = sizes.get(owner, 0) + len(payload)
+                if sizes[owner] > BATCH_BYTES:
+                    self._client.send_data(owner, batches.pop(owner))
+                    sizes[owner] = 0
+            for owner, records in batches.items():
+                self._client.send_data(owner, records)
+        return counts
+
+    @property
+    def _client(self) -> DataClient:
+        assert self._data is not None, "Connect comes first"
+        return self._data
+
+    def _jobs(self) -> Iterator[int]:
+        while (job := self._queue.take(self._is.index)) is not None:
+            yield job
+
+    # -- model -----------------------------------------------------------------
+
+    def _build_model(self, job: jobs.BuildModel) -> jobs.ModelSchema:
+        from simulator.model_state import build_model
+
+        self.where = f"{type(self._is.trainer).__name__}.make_model"
+        model = self._model = build_model(self._is.trainer, self._is.seed, self._is.private)
+        return jobs.ModelSchema(
+            {name: model.specs[name] for name in model.shared}, {name: model.specs[name] for name in model.private}
+        )
+
+    def _attach(self, job: jobs.Attach) -> None:
+        self._params = SharedArrays(self._is.params_fd, job.shared)
+        self._sums = SharedArrays(self._is.sums_fd, sum_specs(job.shared))
+        if job.write_initial:
+            for name, target in self._params.arrays.items():
+                target[...] = self._model.read(name)
+
+    def _start_private(self, job: jobs.StartPrivate) -> None:
+        from simulator.model_state import PrivateStart
+
+        self._private_start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given)
+
+    # -- users -----------------------------------------------------------------
+
+    def _train_share(self, job: jobs.TrainShare) -> jobs.ShareResult:
+        assert self._params is not None
+        assert self._sums is not None
+        clock, results = _Clock(), []
+        for total in self._sums.arrays.values():
+            total.fill(0)
+        clock.lap("push")
+        exact = ExactSum(self._sums.arrays, job.share.cohort_size, job.share.exponent)
+        for i in self._jobs():
+            uid = job.share.uids[i]
+            examples = self._load_user(uid, job.at, TRAIN)
+            self._model.load(self._params.arrays)
+            clock.lap("pull")
+            metrics = self._train_user(uid, job.at, examples)
+            clock.lap("train")
+            weight = self._is.trainer.weight(examples) if self._is.weighted else 1.0
+            for name in self._model.shared:
+                exact.add(name, self._model.read(name), self._params[name], weight, uid)
+            self._store_private(uid, job.at)
+            results.append(UserResult(uid, job.share.counts[i], weight, metrics))
+            clock.lap("push")
+        return jobs.ShareResult(results, clock.timings())
+
+    def _train_in_turn(self, job: jobs.TrainInTurn) -> jobs.ShareResult:
+        assert self._params is not None
+        clock, results = _Clock(), []
+        self._model.load(self._params.arrays)
+        for uid, count in zip(job.share.uids, job.share.counts, strict=True):
+            examples = self._load_user(uid, job.at, TRAIN)
+            clock.lap("pull")
+            metrics = self._train_user(uid, job.at, examples)
+            clock.lap("train")
+            self._store_private(uid, job.at)
+            results.append(UserResult(uid, count, self._is.trainer.weight(examples), metrics))
+            clock.lap("push")
+        for name, target in self._params.arrays.items():
+            target[...] = self._model.read(name)
+        clock.lap("push")
+        return jobs.ShareResult(results, clock.timings())
+
+    def _evaluate_share(self, job: jobs.EvaluateShare) -> jobs.ShareResult:
+        assert self._params is not None
+        clock, results = _Clock(), []
+        self._model.load(self._params.arrays)
+        self._model.model.eval()
+        for i in self._jobs():
+            uid = job.share.uids[i]
+            examples = self._load_user(uid, job.at, "test")
+            clock.lap("pull")
+            turn = self._turn("test", uid, job.at)
+            metrics = self._is.trainer.evaluate_user(self._model.model, examples, turn)
+            results.append(UserResult(uid, job.share.counts[i], 0.0, _checked(metrics)))
+            clock.lap("train")
+        return jobs.ShareResult(results, clock.timings())
+
+    def _load_user(self, uid: str, at: Round, split: str) -> Examples:
+        """Fetches a user's examples and puts its private parameters into the model."""
+        self.where = f"uid {uid!r}, date {at.date}, round {at.round}"
+        examples = self._client.get_data_by_uid(uid, at.date, split)
+        if self._model.private:
+            private = self._client.get_param_by_uid(uid, at.step)
+            self._model.load(self._private_start.of(uid) if private is None else private)
+        self._model.reset_fixed()
+        return examples
+
+    def _train_user(self, uid: str, at: Round, examples: Examples) -> dict[str, Pair]:
+        self._model.model.train()
+        turn = self._turn("train", uid, at)
+        return _checked(self._is.trainer.train_user(self._model.model, examples, turn))
+
+    def _turn(self, phase: str, uid: str, at: Round) -> Turn:
+        from simulator.model_state import seed_everything
+
+        parts = (phase, at.date, at.round, uid)
+        seed_everything(stream_key(self._is.seed, *parts, "global"))
+        return Turn(uid, at.date, at.round, stream(self._is.seed, *parts))
+
+    def _store_private(self, uid: str, at: Round) -> None:
+        if not self._model.private:
+            return
+        private: Tensors = {name: self._model.read(name) for name in self._model.private}
+        for name, value in private.items():
+            if not np.isfinite(value).all():
+                raise BadInput(
+                    f"uid {uid!r}: NaN or infinity in its private parameter {name!r}: its local training diverged; "
+                    "lower the local learning rate or --max-grad-norm"
+                )
+        self._client.set_param_by_uid(uid, at.step, private)
+
+
+class _Clock:
+    """Adds up seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._spent = {"pull": 0.0, "train": 0.0, "push": 0.0}
+
+    def lap(self, what: str) -> None:
+        now = time.perf_counter()
+        self._spent[what] += now - self._last
+        self._last = now
+
+    def timings(self) -> Timings:
+        return Timings(**self._spent)
+
+
+def _checked(metrics: Any) -> dict[str, Pair]:
+    """A trainer's metrics as plain floats.
+
+    Raises:
+        BadInput: not name -> (sum, count).
+    """
+    try:
+        return {str(name): (float(total), float(count)) for name, (total, count) in metrics.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadInput(f"a trainer must return metrics as name -> (sum, count), not {metrics!r}") from error
+
+
+def _failure(shard: Shard, error: BaseException) -> jobs.Failed:
+    # Readers speak of bad data with ValueError, the core with FLError: one line is enough.
+    bad_data = isinstance(error, ValueError) and shard.where.startswith("file ")
+    if isinstance(error, FLError) or bad_data:
+        return jobs.Failed(shard.where, str(error), bad_input=True)
+    return jobs.Failed(shard.where, "".join(traceback.format_exception(error)).rstrip(), bad_input=False)
+
+
+def _die_with_parent(lifeline: int, store: Path) -> None:
+    """Leaves as soon as the simulator is gone, however it went, and takes the store's files along."""
+
+    def watch() -> None:
+        os.read(lifeline, 1)  # returns only when the other end is closed
+        shutil.rmtree(store, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def main(pipe: int, lifeline: int) -> None:
+    """The life of a shard process.
+
+    Args:
+        pipe: file descriptor of the pipe to the simulator.
+        lifeline: file descriptor that ends when the simulator does.
+    """
+    # Ctrl-C goes to the whole group; the simulator decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Paddle speaks of ccache and the like at import; nobody compiles anything here.
+    warnings.filterwarnings("ignore", module="paddle")
+    connection = Connection(pipe)
+    main_module = connection.recv()
+    # The reader and the trainer may be classes of the main script, as with multiprocessing.
+    multiprocessing.spawn.prepare(main_module)
+    settings: jobs.ShardSettings = connection.recv()
+    _die_with_parent(lifeline, settings.store)
+    set_up_logging(f"rank {settings.rank} shard {settings.index}")
+    shard = Shard(settings)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        if isinstance(job, jobs.Stop):
+            return
+        try:
+            answer: Any = jobs.Done(shard.run(job))
+        except Exception as error:  # noqa: BLE001 - the simulator ends the run with it
+            answer = _failure(shard, error)
+        connection.send(answer)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

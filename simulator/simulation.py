@@ -1,0 +1,334 @@
+"""What a simulator does from start to end: load a day, play its rounds, test."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from protos.codec import Tensors, from_bundle, to_bundle
+from protos.errors import BadInput, FLError
+from protos.stubs import tensor_pb2
+from scheduler.messages import Layout, SimulatorInfo
+from scheduler.rounds import TEST, TRAIN, Rules, Timings
+from scheduler.samplers import FixedSampler, HashSampler, NoTestSampler, Round
+from scheduler.scheduler_client import SchedulerClient
+from simulator import jobs
+from simulator.data_client import owner_of
+from simulator.data_server import PrivateSchema, start_data_server
+from simulator.days import DayPlan, list_days, plan_days
+from simulator.loading import deal_files, listing
+from simulator.record import read_npz, write_npz
+from simulator.role_maker import FLSimRoleMaker
+from simulator.scratch import ScratchFolder
+from simulator.settings import Settings
+from simulator.shard_environment import usable_cores
+from simulator.shard_pool import ShardPool
+from simulator.shared_arrays import SharedArrays
+from simulator.store import UserStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a user writes: how data is read and how a user trains."""
+
+    reader: Any
+    trainer: Any
+
+
+class Simulation:
+    """One simulator of a run.
+
+    Args:
+        role: which rank this is.
+        settings: of the run.
+        rules: of its rounds.
+        task: the reader and the trainer.
+        scheduler: address of the scheduler.
+        output: folder of the record, for private parameters.
+    """
+
+    def __init__(
+        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, task: Task, scheduler: str, output: Path
+    ) -> None:
+        self._role, self._settings, self._rules, self._task = role, settings, rules, task
+        self._output = output
+        self._leader = role.rank == role.simulator_ranks[0]
+        self._client = SchedulerClient(scheduler, role.rank)
+        self._scratch: ScratchFolder | None = None
+        self._store: UserStore | None = None
+        self._pool: ShardPool | None = None
+        self._server: grpc.Server | None = None
+        self._layout: Layout | None = None
+        self._params: SharedArrays | None = None
+        self._schema = PrivateSchema()
+        self._step = 0
+
+    # -- the run ---------------------------------------------------------------
+
+    def run(self) -> None:
+        """Plays all days.
+
+        Raises:
+            FLError: of this simulator, of the scheduler, or RunEnded.
+            ShardCrash: an exception in user code.
+        """
+        self._start()
+        self._join()
+        self._make_model()
+        days = plan_days(
+            self.layout.days,
+            train_last_day=self._settings.train_last_day,
+            test=not isinstance(self._rules.test_sampler, NoTestSampler),
+        )
+        self._prepare_reader(days)
+        for day in days:
+            self._play(day)
+        if self._schema.specs():
+            self._save_private()
+        self._client.exit()
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Ends shards and servers and removes the scratch folder; `at_once` waits for nobody."""
+        if self._pool is not None:
+            if at_once:
+                self._pool.kill()
+            else:
+                self._pool.close()
+        if self._server is not None:
+            self._server.stop(None if at_once else 1.0)
+        if self._store is not None:
+            self._store.close()
+        if self._scratch is not None:
+            self._scratch.remove()
+        self._client.close()
+
+    def report_failure(self, message: str) -> None:
+        """Tells the scheduler why this simulator cannot go on, if it still listens."""
+        try:
+            self._client.report_failure(message)
+        except FLError as error:
+            logger.debug("the failure could not be reported: %s", error)
+
+    @property
+    def layout(self) -> Layout:
+        """All simulators of the run."""
+        assert self._layout is not None, "join comes first"
+        return self._layout
+
+    @property
+    def pool(self) -> ShardPool:
+        """The shards."""
+        assert self._pool is not None, "start comes first"
+        return self._pool
+
+    # -- start -----------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._scratch = ScratchFolder()
+        self._store = UserStore(self._scratch.path)
+        shards = self._settings.shards or max(1, usable_cores() // self._role.simulators_here)
+        self._pool = ShardPool(
+            shards,
+            tune=self._settings.tune,
+            rank=self._role.rank,
+            seed=self._rules.seed,
+            weighted=self._rules.optimizer.weighted,
+            private=self._settings.private or None,
+            reader=self._task.reader,
+            trainer=self._task.trainer,
+            store=self._scratch.path,
+        )
+        ranks = self._role.simulator_ranks
+        self._server, address = start_data_server(
+            self._store,
+            self._schema,
+            owns=lambda uid: owner_of(uid, ranks) == self._role.rank,
+            host=self._role.listen_address(),
+            on_crash=self._data_server_crashed,
+            threads=4 + 2 * len(ranks),
+        )
+        days = tuple(list_days(self._settings.data))
+        self._info = SimulatorInfo(self._role.rank, self._role.host, address, shards, days)
+
+    def _join(self) -> None:
+        self._layout = self._client.register(self._info)
+        self._client.watch(self._run_ended)
+        self.pool.ask_all(jobs.Connect({info.rank: info.data_address for info in self.layout.simulators}))
+
+    def _run_ended(self, error: FLError | None) -> None:
+        if error is not None:
+            self.pool.interrupt(error)
+
+    def _data_server_crashed(self, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error)).rstrip()
+        self.pool.interrupt(FLError(f"the data server of rank {self._role.rank} failed:\n{text}"))
+
+    def _make_model(self) -> None:
+        """Builds the model in every shard; the first simulator's becomes the run's."""
+        schema: jobs.ModelSchema = self.pool.ask_all(jobs.BuildModel())[0]
+        init = self._settings.init
+        self._params = self.pool.attach(schema.shared, write_initial=self._leader and init is None)
+        private: Tensors = {}
+        if self._leader and init is not None:
+            private = self._take_initial(read_npz(init, "--init"), schema)
+        told = _schema_text(schema)
+        posted = self._client.exchange("model", _join_bytes(told, to_bundle(private).SerializeToString()))
+        first_text, first_private = _split_bytes(posted[self._role.simulator_ranks[0]])
+        if first_text != told:
+            raise FLError(
+                f"rank {self._role.rank} builds another model than rank {self._role.simulator_ranks[0]}: "
+                "install the same code and the same packages on every host"
+            )
+        if self._leader:
+            self._client.update_global_params(self._params.arrays, list(schema.private))
+        self._schema.set(schema.private)
+        given = from_bundle(tensor_pb2.TensorBundle.FromString(first_private))
+        self.pool.ask_all(jobs.StartPrivate(given))
+
+    def _take_initial(self, given: Tensors, schema: jobs.ModelSchema) -> Tensors:
+        """Writes `--init` to the shared arrays; returns its values for private parameters."""
+        assert self._params is not None
+        known = {**schema.shared, **schema.private}
+        odd = sorted(set(given) - set(known)) + sorted(set(schema.shared) - set(given))
+        if odd:
+            raise BadInput(
+                f"--init {self._settings.init}: names do not match the model's: {', '.join(odd[:5])}; "
+                f"the model has {', '.join(known)}"
+            )
+        for name, value in given.items():
+            spec = known[name]
+            if value.shape != spec.shape or value.dtype.name != spec.dtype:
+                raise BadInput(
+                    f"--init {self._settings.init}: {name} is {value.dtype}{list(value.shape)}, the model's is {spec}"
+                )
+            if not np.isfinite(value).all():
+                raise BadInput(f"--init {self._settings.init}: {name} holds NaN or infinity")
+            if name in schema.shared:
+                self._params[name][...] = value
+        return {name: value for name, value in given.items() if name in schema.private}
+
+    def _prepare_reader(self, days: list[DayPlan]) -> None:
+        """Has one shard in the whole run prepare what all readers share."""
+        shared = b""
+        if self._leader:
+            data = self._settings.data
+            files = self._task.reader.files(data / days[0].date, TRAIN)
+            shared = self.pool.ask(jobs.Prepare(data, tuple(files))).encode()
+        posted = self._client.exchange("reader", shared)
+        self.pool.ask_all(jobs.Setup(json.loads(posted[self._role.simulator_ranks[0]])))
+
+    # -- days --------------------------------------------------------------------
+
+    def _play(self, day: DayPlan) -> None:
+        if self._rules.rounds:
+            self._load(day.date, TRAIN)
+        if day.test_date is not None:
+            # Now and not after the training: a mistake in it must not cost a day of rounds.
+            self._load(day.test_date, TEST)
+        every = self._settings.eval_every
+        for number in range(1, self._rules.rounds + 1):
+            self._play_round(Round(self._rules.seed, day.date, number, self._step))
+            self._step += 1
+            if day.test_date is not None and every and number % every == 0 and number < self._rules.rounds:
+                self._evaluate(day.test_date)
+        if day.test_date is not None:
+            self._evaluate(day.test_date)
+        for date, split in ((day.date, TRAIN), (day.test_date, TEST)):
+            if date is not None and self._store is not None:
+                self._store.clear_examples(date, split)
+
+    def _load(self, date: str, split: str) -> None:
+        data = self._settings.data
+        files = self._task.reader.files(data / date, split) if (data / date).is_dir() else []
+        listings = self._client.exchange(f"files/{date}/{split}", listing(data, files))
+        lanes = {info.rank: info.shards for info in self.layout.simulators}
+        mine = deal_files(listings, lanes, self._role.rank, f"{data / date}: {split}")
+        counts = self.pool.read_files(date, split, [(number, data / name) for number, name in mine])
+        self._client.update_user_inst_num(date, split, counts)
+
+    def _play_round(self, at: Round) -> None:
+        """Pull, train, push."""
+        assert self._params is not None
+        share = self._sample(at)
+        began = time.perf_counter()
+        self._client.get_global_params(at.step, into=self._params.arrays)
+        pulled = time.perf_counter() - began
+        if not self._rules.federated:
+            if share.uids:
+                done = self.pool.train_in_turn(at, share)
+                timings = _with(done.timings, pull=pulled)
+                self._client.replace_global_params(at, done.results, lambda: timings, self._params.arrays)
+            return
+        done = self.pool.train(at, share)
+        trained = time.perf_counter()
+
+        def timings_now() -> Timings:
+            return _with(done.timings, pull=pulled, push=time.perf_counter() - trained)
+
+        sums: Mapping[str, Any] = self.pool.reduce_sums() if share.uids else {}
+        self._client.fedavg_update(at, done.results, timings_now, sums)
+
+    def _sample(self, at: Round) -> Any:
+        """Asks for the share in the words of the run's sampler."""
+        if isinstance(self._rules.sampler, HashSampler):
+            return self._client.hash_sample_user_list(at)
+        if isinstance(self._rules.sampler, FixedSampler):
+            return self._client.fixed_sample_user_list(at)
+        return self._client.sample_user_list(at)
+
+    def _evaluate(self, date: str) -> None:
+        assert self._params is not None
+        at = Round(self._rules.seed, date, self._step, self._step)
+        share = self._client.test_sample_user_list(at)
+        began = time.perf_counter()
+        self._client.get_global_params(self._step, into=self._params.arrays)
+        pulled = time.perf_counter() - began
+        done = self.pool.evaluate(at, share)
+        self._client.update_test_metrics(at, done.results, _with(done.timings, pull=pulled))
+
+    def _save_private(self) -> None:
+        """Writes each trained uid's private parameters; they go from their owner to its own disk."""
+        assert self._store is not None
+        folder = self._output / "params" / "private"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FLError(f"{folder} cannot be written: {error.strerror}") from error
+        for uid, _, payload in self._store.all_private():
+            arrays = from_bundle(tensor_pb2.TensorBundle.FromString(payload))
+            write_npz(folder / f"{file_name(uid)}.npz", arrays)
+
+
+def file_name(uid: str) -> str:
+    """A uid as a file name: letters, digits, - and _ as they are, other bytes as %XX."""
+    safe = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+    return "".join(chr(b) if b in safe else f"%{b:02X}" for b in uid.encode())[:200]
+
+
+def _with(timings: Timings, *, pull: float = 0.0, push: float = 0.0) -> Timings:
+    return Timings(timings.pull + pull, timings.train, timings.push + push, timings.wait)
+
+
+def _schema_text(schema: jobs.ModelSchema) -> bytes:
+    parts = {"shared": schema.shared, "private": schema.private}
+    return json.dumps({k: {name: str(spec) for name, spec in v.items()} for k, v in parts.items()}).encode()
+
+
+def _join_bytes(first: bytes, second: bytes) -> bytes:
+    return len(first).to_bytes(8, "little") + first + second
+
+
+def _split_bytes(joined: bytes) -> tuple[bytes, bytes]:
+    size = int.from_bytes(joined[:8], "little")
+    return joined[8 : 8 + size], joined[8 + size :]

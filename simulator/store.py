@@ -1,0 +1,202 @@
+"""The users of one simulator: examples and private parameters, in LMDB on local disk.
+
+All processes of the machine read it directly, so memory does not grow with the
+number of users and nothing is copied to a shard that does not train it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from protos.errors import FLError
+
+# Virtual size; the file itself grows with what is stored.
+MAP_BYTES = 1 << 38
+_EXAMPLES, _PRIVATE, _KNOWN = b"x", b"p", b"u"
+_ORDER = struct.Struct(">II")
+_VERSION = struct.Struct("<qI")
+
+
+@dataclass(frozen=True)
+class UserRecord:
+    """One user's examples of one file, encoded.
+
+    Attributes:
+        uid: the user.
+        date: the day.
+        split: "train" or "test".
+        order: (number of the file, place within it); records are joined in this order.
+        payload: a serialised TensorBundle.
+    """
+
+    uid: str
+    date: str
+    split: str
+    order: tuple[int, int]
+    payload: bytes
+
+
+class UserStore:
+    """One simulator's users; may be opened by many processes at once.
+
+    Args:
+        folder: an existing folder on a local file system.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # Nothing here outlives the run, so commits need not reach the disk.
+        self._env = lmdb.open(
+            str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False
+        )
+        self._folder = folder
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._env.close()
+
+    # -- examples ----------------------------------------------------------------
+
+    def put_examples(self, records: Iterable[UserRecord]) -> int:
+        """Stores records in one transaction; returns how many."""
+        count = 0
+        with self._writing() as txn:
+            for record in records:
+                key = _examples_prefix(record.date, record.split) + _digest(record.uid) + _ORDER.pack(*record.order)
+                txn.put(key, record.payload)
+                txn.put(_KNOWN + _digest(record.uid), b"")
+                count += 1
+        return count
+
+    def get_examples(self, uid: str, date: str, split: str) -> list[bytes]:
+        """The payloads of one user's records, in order; empty if it has none."""
+        prefix = _examples_prefix(date, split) + _digest(uid)
+        with self._env.begin() as txn:
+            return [bytes(value) for _, value in _scan(txn, prefix)]
+
+    def clear_examples(self, date: str, split: str) -> int:
+        """Forgets a day's examples; returns how many records there were."""
+        prefix, count = _examples_prefix(date, split), 0
+        with self._writing() as txn:
+            cursor = txn.cursor()
+            while cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix):
+                cursor.delete()
+                count += 1
+        return count
+
+    def knows(self, uid: str) -> bool:
+        """Whether this store ever had examples of the user."""
+        with self._env.begin() as txn:
+            return txn.get(_KNOWN + _digest(uid)) is not None
+
+    # -- private parameters ---------------------------------------------------------
+
+    def put_private(self, uid: str, step: int, payload: bytes) -> None:
+        """Stores a user's private parameters as trained in global round `step`.
+
+        The version before it is kept: a round that is trained again, or another
+        simulator that still is in this round, must see what the round began with.
+        """
+        with self._writing() as txn:
+            key = _PRIVATE + _digest(uid)
+            older = [(s, p) for s, p in _unpack(uid, txn.get(key)) if s < step]
+            txn.put(key, _pack(uid, [*older[-1:], (step, payload)]))
+
+    def get_private(self, uid: str, step: int) -> bytes | None:
+        """A user's private parameters as they were before global round `step`."""
+        with self._env.begin() as txn:
+            versions = [p for s, p in _unpack(uid, txn.get(_PRIVATE + _digest(uid))) if s < step]
+        return versions[-1] if versions else None
+
+    def all_private(self) -> Iterator[tuple[str, int, bytes]]:
+        """(uid, step, payload) of the newest version of every user, sorted by the uid's hash."""
+        with self._env.begin() as txn:
+            for _, value in _scan(txn, _PRIVATE):
+                blob = bytes(value)
+                uid = _uid_of(blob)
+                step, payload = _unpack(uid, blob)[-1]
+                yield uid, step, payload
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _writing(self) -> _Writing:
+        return _Writing(self._env, self._folder)
+
+
+class _Writing:
+    """A write transaction whose failures say what to do."""
+
+    def __init__(self, env: lmdb.Environment, folder: Path) -> None:
+        self._txn = env.begin(write=True)
+        self._folder = folder
+
+    def __enter__(self) -> lmdb.Transaction:
+        return self._txn
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            try:
+                self._txn.commit()
+                return
+            except lmdb.Error as failure:
+                error = failure
+        else:
+            self._txn.abort()
+        if isinstance(error, lmdb.Error):
+            hint = "the disk is full" if _is_full(error) else str(error)
+            raise FLError(
+                f"the store of users in {self._folder} cannot be written: {hint}; free space or point TMPDIR elsewhere"
+            ) from error
+
+
+def _is_full(error: lmdb.Error) -> bool:
+    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or str(errno.ENOSPC) in str(error)
+
+
+def _digest(uid: str) -> bytes:
+    # LMDB bounds keys to 511 bytes; a digest is short whatever the uid.
+    return hashlib.blake2b(uid.encode(), digest_size=16).digest()
+
+
+def _examples_prefix(date: str, split: str) -> bytes:
+    return _EXAMPLES + f"{date}/{split}/".encode()
+
+
+def _scan(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, Any]]:
+    cursor = txn.cursor()
+    found = cursor.set_range(prefix)
+    while found and bytes(cursor.key()).startswith(prefix):
+        yield bytes(cursor.key()), cursor.value()
+        found = cursor.next()
+
+
+def _pack(uid: str, versions: list[tuple[int, bytes]]) -> bytes:
+    name = uid.encode()
+    parts = [struct.pack("<I", len(name)), name]
+    for step, payload in versions:
+        parts += [_VERSION.pack(step, len(payload)), payload]
+    return b"".join(parts)
+
+
+def _uid_of(blob: bytes) -> str:
+    (length,) = struct.unpack_from("<I", blob)
+    return blob[4 : 4 + length].decode()
+
+
+def _unpack(uid: str, blob: Any) -> list[tuple[int, bytes]]:
+    if blob is None:
+        return []
+    versions, at = [], 4 + len(uid.encode())
+    while at < len(blob):
+        step, size = _VERSION.unpack_from(blob, at)
+        at += _VERSION.size
+        versions.append((step, bytes(blob[at : at + size])))
+        at += size
+    return versions

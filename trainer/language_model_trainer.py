@@ -1,0 +1,63 @@
+"""Local training of the language model: the LSTM's state goes on from batch to batch of one user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from trainer.trainer_base import Metrics, TrainerBase
+
+if TYPE_CHECKING:
+    from model.language_model import LanguageModel
+
+
+class LanguageModelTrainer(TrainerBase):
+    """SGD in file order with carried state.
+
+    Args:
+        epochs: local epochs a round.
+        batch_size: sequences in a batch.
+        lr: local learning rate.
+        max_grad_norm: global norm gradients are clipped to.
+        vocab_size: words of the vocabulary.
+        hidden_size: of embedding and LSTM.
+        num_layers: of the LSTM.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 1,
+        batch_size: int = 5,
+        lr: float = 1.0,
+        max_grad_norm: float | None = 5.0,
+        vocab_size: int = 10_000,
+        hidden_size: int = 256,
+        num_layers: int = 2,
+    ) -> None:
+        super().__init__(epochs=epochs, batch_size=batch_size, lr=lr, max_grad_norm=max_grad_norm)
+        self.vocab_size, self.hidden_size, self.num_layers = vocab_size, hidden_size, num_layers
+
+    def make_model(self) -> LanguageModel:
+        """The language model."""
+        from model.language_model import LanguageModel
+
+        return LanguageModel(self.vocab_size, self.hidden_size, self.num_layers)
+
+    def forward(self, model: Any, batch: Mapping[str, npt.NDArray[Any]], state: Any) -> tuple[Any, Metrics, Any]:
+        """As `TrainerBase.forward`; the state starts at zero in every pass over the user's data."""
+        import paddle
+
+        rows = len(batch["x"])
+        if state is None:
+            state = model.initial_state(rows)
+        elif rows < state[0].shape[1]:  # the last batch of a user may be smaller
+            state = (state[0][:, :rows], state[1][:, :rows])
+        tensors = {
+            "x": paddle.to_tensor(batch["x"]),
+            "y": paddle.to_tensor(batch["y"].astype("int64")),
+            "mask": paddle.to_tensor(batch["mask"]),
+        }
+        return model.loss_from(tensors, state)  # type: ignore[no-any-return]
