@@ -172,6 +172,7 @@ class SimulationFramework:
                 sys.stderr.write(f"error: {problem}\n")
             self._role.leave(BAD_USAGE)
         self._output = Path(folder)
+        self._role.detach()
 
     def _end(self, code: int, message: str | None) -> NoReturn:
         """Ends this rank, having told the others why; never returns, never hangs."""

@@ -146,7 +146,6 @@ class ShareResult:
     Attributes:
         results: of the users it took.
         timings: its own seconds; wait is filled in by the pool.
-        touched: names of the parameters it added to.
     """
 
     results: list[UserResult] = field(default_factory=list)
@@ -166,3 +165,8 @@ class Failed:
     where: str
     message: str
     bad_input: bool
+
+
+def describe_turn(uid: str, at: Round) -> str:
+    """Whose turn it is, for errors."""
+    return f"date {at.date}, round {at.round}, uid {uid!r}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from protos.errors import FLError
@@ -16,7 +19,7 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 # Set by the launchers of MPICH, Open MPI and Slurm in every rank.
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
-# How long the other ranks get to leave with this one before the launcher ends them.
+# How long the other ranks get to end MPI together with this one.
 _PATIENCE = 3.0
 
 
@@ -54,6 +57,8 @@ class FLSimRoleMaker:
             )
         self.host = socket.gethostname()
         self.hosts: list[str] = self._gather(self.host)
+        if comm is not None:
+            _unname_shared_memory()
 
     @property
     def simulator_ranks(self) -> tuple[int, ...]:
@@ -90,23 +95,58 @@ class FLSimRoleMaker:
         """The problem of the lowest rank that has one, on every rank."""
         return next((p for p in self._gather(problem) if p is not None), None)
 
-    def leave(self, code: int) -> None:
-        """Ends this process, all ranks together if they can, and never hangs.
+    def detach(self) -> None:
+        """Ends MPI once all know where the scheduler is: from here on the launcher only holds the processes.
 
-        A rank that only exits leaves the others waiting in MPI, and one that aborts
-        has the launcher print pages about it: so ranks that all know of the end
-        finalize together, and whoever does not make it in time is ended.
+        A call that waits in MPI burns a core, a rank that dies leaves the others waiting,
+        and a library that is killed leaves its shared memory behind: so nothing of a run
+        goes through MPI after its start.
         """
+        if self._comm is None:
+            return
+        from mpi4py import MPI
+
+        self._comm = None
+        MPI.Finalize()
+        _leave_with(os.getppid())
+
+    def leave(self, code: int) -> None:
+        """Ends this process, and never hangs."""
         for output in (sys.stdout, sys.stderr):
             output.flush()
         if self._comm is not None:
             last = threading.Timer(_PATIENCE, os._exit, (code or 1,))
             last.daemon = True
             last.start()
-            from mpi4py import MPI
-
-            MPI.Finalize()
+            self.detach()
         os._exit(code)
 
     def _gather(self, value: Any) -> list[Any]:
         return [value] if self._comm is None else self._comm.allgather(value)
+
+
+def _unname_shared_memory() -> None:
+    """Removes the names of MPICH's shared memory, which it leaves behind when a rank is killed.
+
+    Every rank has it mapped once a first exchange is through; the memory itself goes
+    with the last of them.
+    """
+    with contextlib.suppress(OSError):
+        for entry in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                target = entry.readlink()
+                if target.parent == Path("/dev/shm") and target.name.startswith("mpich_shm"):
+                    target.unlink()
+
+
+def _leave_with(parent: int) -> None:
+    """Ends this process when its launcher dies: nobody else would."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    handle = os.pidfd_open(parent)
+
+    def watch() -> None:
+        select.select([handle], [], [])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -216,7 +216,7 @@ class Shard:
 
     def _load_user(self, uid: str, at: Round, split: str) -> Examples:
         """Fetches a user's examples and puts its private parameters into the model."""
-        self.where = f"uid {uid!r}, date {at.date}, round {at.round}"
+        self.where = jobs.describe_turn(uid, at)
         examples = self._client.get_data_by_uid(uid, at.date, split)
         if self._model.private:
             private = self._client.get_param_by_uid(uid, at.step)
@@ -285,13 +285,18 @@ def _failure(shard: Shard, error: BaseException) -> jobs.Failed:
     return jobs.Failed(shard.where, "".join(traceback.format_exception(error)).rstrip(), bad_input=False)
 
 
+def _orphaned(store: Path) -> NoReturn:
+    """Leaves because the simulator is gone, and takes the files of its store along."""
+    shutil.rmtree(store, ignore_errors=True)
+    os._exit(1)
+
+
 def _die_with_parent(lifeline: int, store: Path) -> None:
-    """Leaves as soon as the simulator is gone, however it went, and takes the store's files along."""
+    """Leaves as soon as the simulator is gone, however it went and whatever this shard is at."""
 
     def watch() -> None:
         os.read(lifeline, 1)  # returns only when the other end is closed
-        shutil.rmtree(store, ignore_errors=True)
-        os._exit(1)
+        _orphaned(store)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
@@ -318,15 +323,18 @@ def main(pipe: int, lifeline: int) -> None:
     while True:
         try:
             job = connection.recv()
-        except EOFError:
-            return
+        except (EOFError, OSError):
+            _orphaned(settings.store)
         if isinstance(job, jobs.Stop):
             return
         try:
             answer: Any = jobs.Done(shard.run(job))
         except Exception as error:  # noqa: BLE001 - the simulator ends the run with it
             answer = _failure(shard, error)
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:
+            _orphaned(settings.store)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,9 @@ class ShardPool:
                 env=self._environment,
                 pass_fds=(*fds, theirs.fileno(), self._lifeline),
                 stdin=subprocess.DEVNULL,
+                # Launchers kill a rank's whole process group; a shard lives on for the
+                # moment it takes to remove the rank's scratch folder.
+                start_new_session=True,
             )
             connection = Connection(ours.detach())
         connection.send(_main_module())
@@ -184,7 +187,7 @@ class ShardPool:
             try:
                 self._shards[index][1].send(job)
             except OSError as error:
-                raise self._died(index) from error
+                raise self._died(index, job) from error
         waiting = {self._shards[index][1]: index for index in tasks}
         answers: dict[int, tuple[Any, float]] = {}
         while waiting:
@@ -196,24 +199,30 @@ class ShardPool:
                 try:
                     answer = ready.recv()
                 except (EOFError, OSError) as error:
-                    raise self._died(index) from error
+                    raise self._died(index, tasks[index]) from error
                 if isinstance(answer, jobs.Failed):
                     raise _as_error(answer)
                 answers[index] = (answer.value, time.perf_counter())
         return answers
 
-    def _died(self, index: int) -> FLError:
+    def _died(self, index: int, job: Any) -> FLError:
         process = self._shards[index][0]
         code = process.wait()
+        at = ""
+        if isinstance(job, jobs.TrainShare | jobs.EvaluateShare) and (taken := self.queue.taken_by(index)):
+            at = f" at {jobs.describe_turn(job.share.uids[taken[-1]], job.at)}"
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         hint = "; the system may have run out of memory" if code == -9 else ""
-        return FLError(f"shard {index} (process {process.pid}) died ({how}){hint}")
+        return FLError(f"shard {index} (process {process.pid}) died{at} ({how}){hint}")
 
 
 def _as_error(failed: jobs.Failed) -> Exception:
     if failed.bad_input:
-        named = failed.where.startswith("file ") or failed.message.startswith(failed.where)
-        return BadInput(failed.message if named or not failed.where else f"{failed.where}: {failed.message}")
+        if not failed.where or failed.where.startswith("file "):
+            return BadInput(failed.message)
+        # Most messages name the uid themselves.
+        place, _, uid = failed.where.partition(", uid ")
+        return BadInput(f"{place if uid and uid in failed.message else failed.where}: {failed.message}")
     return ShardCrash(f"{failed.where or 'shard'} failed:\n{failed.message}")
 
 

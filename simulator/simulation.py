@@ -100,6 +100,9 @@ class Simulation:
 
     def close(self, *, at_once: bool = False) -> None:
         """Ends shards and servers and removes the scratch folder; `at_once` waits for nobody."""
+        if at_once and self._scratch is not None:
+            # First of all: as soon as another rank has left, the launcher may kill this one.
+            self._scratch.remove()
         if self._pool is not None:
             if at_once:
                 self._pool.kill()

@@ -1,0 +1,98 @@
+"""Helpers that run the real program: as one process or under mpirun."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "tiny_task.py"
+TIMEOUT = 120
+
+
+def command(script, *arguments, ranks=1, launcher=True):
+    """The command line; with `launcher`, several ranks go through mpirun."""
+    start = ["mpirun", "-np", str(ranks)] if launcher and ranks > 1 else []
+    return [*start, sys.executable, str(script), *map(str, arguments)]
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+
+
+def run(script, *arguments, ranks=1, check=True):
+    """Runs to the end; returns the completed process."""
+    done = subprocess.run(
+        command(script, *arguments, ranks=ranks),
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if check:
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done
+
+
+def start(script, *arguments, ranks=1):
+    """Starts in a process group of its own; the caller ends it."""
+    return subprocess.Popen(
+        command(script, *arguments, ranks=ranks),
+        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def read_until(process, text):
+    """Reads the output up to a line that holds `text`; returns what was read."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return "".join(seen)
+    raise AssertionError(f"{text!r} never came:\n{''.join(seen)}")
+
+
+def tree(process):
+    """The process and all below it."""
+    top = psutil.Process(process.pid)
+    return [top, *top.children(recursive=True)]
+
+
+def kill_all(process):
+    """Last resort of a test that failed half-way."""
+    try:
+        for each in reversed(tree(process)):
+            each.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        pass
+    process.wait()
+
+
+def metrics(output):
+    """Rows of metrics.csv without the times."""
+    with (Path(output) / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("seconds", "train", "pull", "push", "wait")} for row in rows]
+
+
+def params(output, name="final"):
+    """The arrays of params/NAME.npz."""
+    with np.load(Path(output) / "params" / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def private(output):
+    """uid -> arrays of params/private."""
+    found = {}
+    for path in sorted((Path(output) / "params" / "private").glob("*.npz")):
+        with np.load(path) as file:
+            found[path.stem] = {key: file[key] for key in file.files}
+    return found
+
+
+def same(one, other):
+    """Whether two sets of arrays are equal to the bit."""
+    return set(one) == set(other) and all(one[k].tobytes() == other[k].tobytes() for k in one)

@@ -1,0 +1,69 @@
+"""Placement never changes a result: the same bits on any number of ranks and shards."""
+
+import pytest
+from running import TINY, metrics, params, private, run, same
+from tiny_task import make_data
+
+ARGUMENTS = ["--rounds", 3, "--sample-num", 5, "--eval-every", 2, "--seed", 7, "--lr", 0.3, "--server-lr", 1,
+             "--shuffle", "--epochs", 2, "--private", "norm.*", "--train-last-day"]  # fmt: skip
+FEW = [(1, 2), (2, 3), (3, 1), (4, 2)]
+ALL = [(ranks, shards) for ranks in (1, 2, 3, 4) for shards in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    data = make_data(tmp_path_factory.mktemp("data"), days=("20200101", "20200102", "20200103"))
+    output = tmp_path_factory.mktemp("reference")
+    run(TINY, data, *ARGUMENTS, "--shards", 1, "--output", output)
+    return data, output
+
+
+def check(reference, output, ranks, shards):
+    data, expected = reference
+    run(TINY, data, *ARGUMENTS, "--shards", shards, "--output", output, ranks=ranks)
+    for name in ("initial", "final"):
+        assert same(params(output, name), params(expected, name))
+    mine, theirs = private(output), private(expected)
+    assert set(mine) == set(theirs)
+    assert all(same(mine[uid], theirs[uid]) for uid in theirs)
+    assert metrics(output) == metrics(expected)
+    for name in ("cohorts.json", "per_user.csv"):
+        assert (output / name).read_bytes() == (expected / name).read_bytes()
+
+
+@pytest.mark.parametrize(("ranks", "shards"), FEW)
+def test_ranks_and_shards_do_not_change_a_bit(reference, tmp_path, ranks, shards):
+    check(reference, tmp_path, ranks, shards)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "shards"), [pair for pair in ALL if pair not in FEW])
+def test_no_ranks_and_shards_change_a_bit(reference, tmp_path, ranks, shards):
+    check(reference, tmp_path, ranks, shards)
+
+
+def test_another_seed_gives_other_cohorts_and_parameters(reference, tmp_path):
+    data, expected = reference
+    run(TINY, data, *ARGUMENTS, "--seed", 8, "--shards", 2, "--output", tmp_path)
+    assert (tmp_path / "cohorts.json").read_bytes() != (expected / "cohorts.json").read_bytes()
+    assert not same(params(tmp_path), params(expected))
+
+
+def test_private_parameters_differ_by_user_and_never_reach_the_scheduler(reference):
+    _, expected = reference
+    kept = private(expected)
+    names = {"norm.weight", "norm.bias", "norm._mean", "norm._variance"}
+    assert len(kept) > 3
+    assert all(set(arrays) == names for arrays in kept.values())
+    means = {arrays["norm._mean"].tobytes() for arrays in kept.values()}
+    assert len(means) == len(kept)
+    for name in ("initial", "final"):
+        assert not names & set(params(expected, name))
+
+
+def test_a_plan_replays_a_run_to_the_bit(reference, tmp_path):
+    data, expected = reference
+    replay = [*ARGUMENTS, "--sampler", "fixed", "--plan", expected / "cohorts.json",
+              "--init", expected / "params" / "initial.npz", "--shards", 2]  # fmt: skip
+    run(TINY, data, *replay, "--output", tmp_path)
+    assert same(params(tmp_path), params(expected))
