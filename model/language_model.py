@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import nn
-from paddle.nn import functional
 
 from model.model_base import ModelBase
+from model.softmax_loss import softmax_loss
 
+Array = npt.NDArray[Any]
 State = tuple[paddle.Tensor, paddle.Tensor]
 
 
@@ -55,30 +58,39 @@ class LanguageModel(ModelBase):
 
     def loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, tuple[Any, Any]]]:
         """Loss and metrics from a zero state; see `loss_from`."""
-        loss, metrics, _ = self.loss_from(batch, self.initial_state(batch["x"].shape[0]))
+        x, y, mask = (batch[name].numpy() for name in ("x", "y", "mask"))
+        loss, metrics, _ = self.loss_from(x, y, mask, self.initial_state(len(x)))
         return loss, metrics
 
     def loss_from(
-        self, batch: Mapping[str, paddle.Tensor], state: State
-    ) -> tuple[paddle.Tensor, dict[str, tuple[Any, Any]], State]:
+        self, x: Array, y: Array, mask: Array, state: State
+    ) -> tuple[paddle.Tensor, dict[str, tuple[float, float]], State]:
         """Loss and metrics of a batch that goes on from a state.
 
         Args:
-            batch: x, y integer (B, T), mask float32 (B, T).
-            state: hidden and cell, (L, B, H) each.
+            x: integer (B, T), tokens.
+            y: integer (B, T), the tokens that follow them.
+            mask: float32 (B, T), what each position counts in the loss.
+            state: hidden and cell, float32 (L, B, H) each.
 
         Returns:
             The mean over B x T positions of masked cross entropy; "loss" (sum, positions)
             and "top1" (hits that are neither PAD nor UNK, input tokens that are not PAD);
             the state after the last token, cut from the graph.
         """
-        x, y, mask = batch["x"], batch["y"], batch["mask"]
-        hidden, state = self.lstm(self.embedding(x), state)  # (B, T, H)
-        logits = self.out(hidden)  # (B, T, V)
-        entropy = functional.cross_entropy(logits, y, reduction="none").reshape(mask.shape)  # (B, T)
-        total = (entropy * mask).sum()
-        guess = logits.detach().argmax(axis=-1)
-        hits = ((guess == y) & (y != self.pad) & (y != self.unk)).sum()
-        positions = float(mask.size)
-        metrics = {"loss": (total.detach(), positions), "top1": (hits, (x != self.pad).sum())}
-        return total / positions, metrics, (state[0].detach(), state[1].detach())
+        hidden, (h, c) = self.lstm(self.embedding(paddle.to_tensor(x)), state)  # (B, T, H)
+        hidden = hidden.reshape([-1, self.hidden_size])  # (B * T, H)
+        real = (y != self.pad) & (y != self.unk)  # only these can be hits
+        # A position that neither counts in the loss nor can be a hit never meets the softmax.
+        needed = np.flatnonzero((mask != 0) | real)
+        if len(needed) < x.size:
+            hidden = paddle.gather(hidden, paddle.to_tensor(needed))
+        target = y.reshape(-1)[needed]
+        factor = (mask.reshape(-1)[needed] / x.size).astype(np.float32)
+        loss, statistics = softmax_loss(hidden, self.out.weight, self.out.bias, target, factor)
+        hits = (statistics.guesses == target) & real.reshape(-1)[needed]
+        metrics = {
+            "loss": (statistics.total * x.size, float(x.size)),
+            "top1": (float(hits.sum()), float((x != self.pad).sum())),
+        }
+        return loss, metrics, (h.detach(), c.detach())

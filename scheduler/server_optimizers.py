@@ -87,7 +87,8 @@ class ServerOptimizer(ABC):
             part = slice(start, start + BLOCK)
             here = {slot: values[part] for slot, values in state.items()}
             x: Float64 = flat[part].astype(np.float64)
-            new = self._step(x, sums[part] * factor, here, cohort_size)
+            mean: Float64 = np.multiply(sums[part], factor, dtype=np.float64)
+            new = self._step(x, mean, here, cohort_size)
             if not np.isfinite(new).all():
                 raise BadInput(f"the server step made parameter {name!r} NaN or infinite; lower --server-lr")
             flat[part] = new

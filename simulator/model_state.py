@@ -57,7 +57,7 @@ class ModelState:
             if buffer.is_floating_point():
                 self._tensors[name] = buffer
             elif buffer._is_initialized():
-                self._fixed[name] = (buffer, buffer.numpy())
+                self._fixed[name] = (buffer, buffer.numpy().copy())
         self.private = private_names(list(self._tensors), patterns)
         self.shared = [name for name in self._tensors if name not in self.private]
         self.specs = {name: TensorSpec.of(tensor.numpy()) for name, tensor in self._tensors.items()}
@@ -66,18 +66,23 @@ class ModelState:
                 raise BadInput(f"parameter {name!r} has dtype {spec.dtype}; use one of {sorted(DTYPES)}")
 
     def read(self, name: str) -> Array:
-        """A parameter's value, copied."""
-        return self._tensors[name].numpy()  # type: ignore[no-any-return]
+        """A parameter's value: the memory the model works on, not a copy."""
+        return _view(self._tensors[name])
 
     def load(self, values: Mapping[str, Array]) -> None:
         """Sets parameters in place."""
         for name, value in values.items():
-            self._tensors[name].set_value(value)
+            np.copyto(_view(self._tensors[name]), value)
 
     def reset_fixed(self) -> None:
         """Puts back what is neither shared nor private."""
         for tensor, value in self._fixed.values():
-            tensor.set_value(value)
+            np.copyto(_view(tensor), value)
+
+
+def _view(tensor: Any) -> Array:
+    # Fetched anew for every use: an operator may have given the tensor other memory.
+    return np.from_dlpack(tensor.detach())
 
 
 class PrivateStart:
@@ -115,7 +120,7 @@ class PrivateStart:
     def _draw(self, uid: str) -> Tensors:
         seed_everything(stream_key(self._seed, "private", uid))
         tensors = ModelState(self._trainer.make_model(), ())
-        return {name: tensors.read(name) for name in self._names}
+        return {name: tensors.read(name).copy() for name in self._names}
 
 
 def build_model(trainer: Any, seed: int, patterns: Sequence[str] | None) -> ModelState:

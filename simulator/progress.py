@@ -56,7 +56,8 @@ class RunProgress:
         """Says who takes part."""
         shards = sum(info.shards for info in layout.simulators)
         hosts = len({info.host for info in layout.simulators})
-        logger.info("%d simulators with %d shards on %d hosts", len(layout.simulators), shards, hosts)
+        counts = ((len(layout.simulators), "simulator"), (shards, "shard"), (hosts, "host"))
+        logger.info("%s", ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts))
 
     def on_initial(self, params: Tensors) -> None:
         """Says how large the model is."""

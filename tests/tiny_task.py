@@ -66,7 +66,7 @@ def make_data(root: Path, users: int = 12, seed: int = 0, days=("20200101", "202
     """Writes users of very different sizes, in two files a day so that a user's data is joined."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=(FEATURES, CLASSES))
-    for number, day in enumerate(days):
+    for day in days:
         for split in ("train", "test"):
             (root / day).mkdir(parents=True, exist_ok=True)
             files: list[dict] = [{}, {}]
@@ -78,7 +78,6 @@ def make_data(root: Path, users: int = 12, seed: int = 0, days=("20200101", "202
                     file[f"user{k:03d}"] = {"x": x.tolist(), "y": y.tolist()}
             for i, file in enumerate(files):
                 (root / day / f"{split}_{i}.json").write_text(json.dumps(file))
-        assert number < 9
     return root
 
 

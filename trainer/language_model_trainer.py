@@ -48,16 +48,9 @@ class LanguageModelTrainer(TrainerBase):
 
     def forward(self, model: Any, batch: Mapping[str, npt.NDArray[Any]], state: Any) -> tuple[Any, Metrics, Any]:
         """As `TrainerBase.forward`; the state starts at zero in every pass over the user's data."""
-        import paddle
-
         rows = len(batch["x"])
         if state is None:
             state = model.initial_state(rows)
         elif rows < state[0].shape[1]:  # the last batch of a user may be smaller
             state = (state[0][:, :rows], state[1][:, :rows])
-        tensors = {
-            "x": paddle.to_tensor(batch["x"]),
-            "y": paddle.to_tensor(batch["y"].astype("int64")),
-            "mask": paddle.to_tensor(batch["mask"]),
-        }
-        return model.loss_from(tensors, state)  # type: ignore[no-any-return]
+        return model.loss_from(batch["x"], batch["y"], batch["mask"], state)  # type: ignore[no-any-return]

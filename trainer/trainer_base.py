@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import paddle
+from trainer.local_sgd import LocalSGD
 
+if TYPE_CHECKING:
     from model.model_base import ModelBase
 
 Examples = Mapping[str, npt.NDArray[Any]]
@@ -41,6 +41,13 @@ class LocalUser(Protocol):
     def round(self) -> int: ...  # noqa: D102
     @property
     def rng(self) -> np.random.Generator: ...  # noqa: D102
+
+
+class LocalOptimizer(Protocol):
+    """What local training asks of an optimizer."""
+
+    def step(self) -> None: ...  # noqa: D102
+    def clear_grad(self) -> None: ...  # noqa: D102
 
 
 class TrainerBase(ABC):
@@ -81,12 +88,9 @@ class TrainerBase(ABC):
         """The weight of a user's delta in the mean: the number of its examples."""
         return float(len(next(iter(examples.values()))))
 
-    def make_optimizer(self, model: ModelBase) -> paddle.optimizer.Optimizer:
-        """A fresh local optimizer for one user: SGD."""
-        import paddle
-
-        clip = None if self.max_grad_norm is None else paddle.nn.ClipGradByGlobalNorm(self.max_grad_norm)
-        return paddle.optimizer.SGD(self.lr, parameters=model.parameters(), grad_clip=clip)
+    def make_optimizer(self, model: ModelBase) -> LocalOptimizer:
+        """A fresh local optimizer for one user: SGD.  Any of Paddle's optimizers may take its place."""
+        return LocalSGD(model.parameters(), self.lr, self.max_grad_norm)
 
     def batches(self, examples: Examples, rng: np.random.Generator | None) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """Cuts examples into batches.

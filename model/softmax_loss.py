@@ -1,0 +1,111 @@
+"""Softmax cross entropy of a large output layer, with only as many passes over the logits as it takes.
+
+Paddle's own path writes the logits, adds the bias in a second pass, keeps logits and
+softmax for the backward pass and needs another pass for the best guess.  Here the one
+buffer of logits becomes the softmax and then the gradient, in place, on the CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+from paddle.autograd import PyLayer
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.integer[Any]]
+
+
+@dataclass
+class SoftmaxStatistics:
+    """What a batch gave beside its gradient.
+
+    Attributes:
+        total: sum of factor x cross entropy over rows, float64.
+        guesses: int (K,), the most likely class of each row.
+    """
+
+    total: float
+    guesses: Ints
+
+
+def view(tensor: paddle.Tensor) -> npt.NDArray[Any]:
+    """A CPU tensor's memory as an array, not copied."""
+    return np.from_dlpack(tensor.detach())
+
+
+def softmax_loss(
+    hidden: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, target: Ints, factor: Floats
+) -> tuple[paddle.Tensor, SoftmaxStatistics]:
+    """Sum over rows of factor x cross entropy of softmax(hidden @ weight + bias).
+
+    Args:
+        hidden: float32 (K, H).
+        weight: float32 (H, V).
+        bias: float32 (V,).
+        target: (K,), the true class of each row.
+        factor: (K,), what each row counts.
+
+    Returns:
+        The scalar loss, which can be differentiated unless gradients are off, and its statistics.
+    """
+    if paddle.is_grad_enabled():
+        box: list[SoftmaxStatistics] = []
+        return _SoftmaxLoss.apply(hidden, weight, bias, target, factor, box), box[0]
+    _, statistics = _forward(hidden, weight, bias, target, factor, gradient=False)
+    return paddle.to_tensor(statistics.total, dtype="float32"), statistics
+
+
+class _SoftmaxLoss(PyLayer):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: paddle.Tensor,
+        weight: paddle.Tensor,
+        bias: paddle.Tensor,
+        target: Ints,
+        factor: Floats,
+        box: list[SoftmaxStatistics],
+    ) -> paddle.Tensor:
+        ctx.error, statistics = _forward(hidden, weight, bias, target, factor, gradient=True)
+        ctx.save_for_backward(hidden, weight)
+        box.append(statistics)
+        return paddle.to_tensor(statistics.total, dtype="float32")
+
+    @staticmethod
+    def backward(ctx: Any, upstream: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+        hidden, weight = ctx.saved_tensor()
+        error = ctx.error
+        scale = float(upstream)
+        if scale != 1.0:
+            error.scale_(scale)
+        # ones @ error: a sum over rows that goes through the matrix once
+        bias_grad = paddle.to_tensor(np.ones(error.shape[0], np.float32) @ view(error))
+        hidden_grad = paddle.matmul(error, weight, transpose_y=True)
+        weight_grad = paddle.matmul(hidden, error, transpose_x=True)
+        return hidden_grad, weight_grad, bias_grad
+
+
+def _forward(
+    hidden: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, target: Ints, factor: Floats, *, gradient: bool
+) -> tuple[paddle.Tensor, SoftmaxStatistics]:
+    """The logits' buffer, holding d(loss)/d(logits) if asked, and the statistics."""
+    buffer = paddle.matmul(hidden, weight)
+    z = view(buffer)  # (K, V)
+    z += view(bias)
+    rows = np.arange(len(target))
+    guesses = z.argmax(axis=1)
+    highest = z[rows, guesses]
+    chosen = z[rows, target] - highest
+    z -= highest[:, None]
+    np.exp(z, out=z)
+    norm = z.sum(axis=1)
+    entropy = np.log(norm) - chosen
+    total = float(np.dot(entropy.astype(np.float64), factor.astype(np.float64)))
+    if gradient:
+        z *= (factor / norm)[:, None]
+        z[rows, target] -= factor
+    return buffer, SoftmaxStatistics(total, guesses)

@@ -1,0 +1,85 @@
+"""A real scheduler server and its clients in one process, for tests: every wait has an end."""
+
+import threading
+from concurrent.futures import Future
+
+from scheduler.coordinator import Coordinator
+from scheduler.messages import SimulatorInfo
+from scheduler.rounds import Rules
+from scheduler.samplers import AllTestSampler, FixedSampler
+from scheduler.scheduler_client import SchedulerClient
+from scheduler.scheduler_server import start_scheduler_server
+from scheduler.server_optimizers import FedAvg
+
+WAIT = 20.0
+
+
+def background(call, *args):
+    """Starts a call in a thread of its own, which a test that fails does not wait for."""
+    future = Future()
+
+    def run():
+        try:
+            future.set_result(call(*args))
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def soon(call, *args):
+    """The result of a call that must not hang."""
+    return background(call, *args).result(WAIT)
+
+
+class Heard:
+    """A listener that keeps what it is told."""
+
+    def __init__(self):
+        self.layouts, self.initial, self.records = [], [], []
+        self.on_layout = self.layouts.append
+        self.on_initial = self.initial.append
+        self.on_record = self.records.append
+
+
+def info(rank):
+    return SimulatorInfo(rank, f"host{rank}", f"127.0.0.1:{5000 + rank}", 1, ("20200101", f"2020010{rank + 1}"))
+
+
+class Run:
+    """The scheduler of a run with simulators 1 and 2."""
+
+    def __init__(self, plan, *, federated=True):
+        self.heard = Heard()
+        rules = Rules(7, FixedSampler(plan), AllTestSampler(), FedAvg(2.0), federated, rounds=len(plan))
+        self.coordinator = Coordinator(rules, [1, 2], self.heard)
+        self.server, self.address = start_scheduler_server(self.coordinator, "127.0.0.1", 2)
+        self.clients = [SchedulerClient(self.address, rank) for rank in (1, 2)]
+
+    def both(self, call):
+        """`call(client, rank)` for both simulators at once; their results."""
+        futures = [background(call, client, rank) for rank, client in enumerate(self.clients, start=1)]
+        return [future.result(WAIT) for future in futures]
+
+    def join(self):
+        return self.both(lambda client, rank: client.register(info(rank)))
+
+    def make_ready(self, params, private, counts, date):
+        """All joined, parameters set, users of the day told."""
+        self.join()
+        soon(self.clients[0].update_global_params, params, private)
+        self.tell_users(counts, date, "train")
+        return self
+
+    def tell_users(self, counts, date, split):
+        """Each simulator has read every second user."""
+        half = dict(list(counts.items())[::2])
+        rest = {uid: count for uid, count in counts.items() if uid not in half}
+        self.both(lambda client, rank: client.update_user_inst_num(date, split, half if rank == 1 else rest))
+
+    def close(self):
+        self.coordinator.fail("the test is over")  # whoever still waits
+        for client in self.clients:
+            client.close()
+        assert self.server.stop(0).wait(WAIT)

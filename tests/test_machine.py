@@ -1,0 +1,243 @@
+"""What a simulator does with its machine: a shard's environment, the scratch folder, the progress it shows."""
+
+import fcntl
+import logging
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scheduler.messages import Layout, SimulatorInfo
+from scheduler.metrics import UserResult
+from scheduler.rounds import RoundRecord, Timings
+from scheduler.samplers import Round
+from simulator.progress import RunProgress
+from simulator.role_maker import _RANK_VARIABLES, FLSimRoleMaker, launcher_rank
+from simulator.scratch import ScratchFolder
+from simulator.shard_environment import cpu_vendor, shard_environment, usable_cores
+
+# -- a shard's environment ---------------------------------------------------------
+
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",
+    "MALLOC_TRIM_THRESHOLD_": "2000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+def environment(environ=None, *, tune=True, cpu="AuthenticAMD"):
+    return shard_environment(environ or {}, tune=tune, cpu=cpu)
+
+
+def test_mkl_is_told_of_avx2_on_amd_only():
+    assert environment(cpu="AuthenticAMD")["MKL_DEBUG_CPU_TYPE"] == "5"
+    assert "MKL_DEBUG_CPU_TYPE" not in environment(cpu="GenuineIntel")
+
+
+def test_memory_is_kept_on_every_cpu():
+    for cpu in ("AuthenticAMD", "GenuineIntel", "other"):
+        assert MALLOC.items() <= environment(cpu=cpu).items()
+
+
+def test_without_tuning_nothing_is_added_for_speed():
+    plain = environment({"HOME": "/root"}, tune=False)
+    assert not {*MALLOC, "MKL_DEBUG_CPU_TYPE"} & set(plain)
+    assert plain["HOME"] == "/root"
+    assert plain["OMP_NUM_THREADS"] == "1"
+
+
+def test_what_the_user_has_set_is_kept():
+    mine = {"MALLOC_TOP_PAD_": "1", "MKL_DEBUG_CPU_TYPE": "4", "CUDA_VISIBLE_DEVICES": "0", "FLAGS_x": "y"}
+    assert mine.items() <= environment(mine).items()
+    assert environment()["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_shard_has_one_thread_whatever_the_machine_is_set_to():
+    """Sums of several threads are not bit for bit the same from run to run."""
+    several = {"OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "8", "OPENBLAS_NUM_THREADS": "8"}
+    assert environment(several).items() >= dict.fromkeys(several, "1").items()
+
+
+def test_a_shard_finds_what_its_simulator_finds(monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", "/mine", "/site-packages"])
+    assert environment({"PYTHONPATH": "/other"})["PYTHONPATH"].split(os.pathsep) == [
+        str(Path.cwd()), "/mine", "/site-packages",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _RANK_VARIABLES)
+def test_a_shard_is_not_taken_for_a_rank(monkeypatch, name):
+    for other in _RANK_VARIABLES:
+        monkeypatch.delenv(other, raising=False)
+    assert launcher_rank() is None
+    monkeypatch.setenv(name, "3")
+    assert launcher_rank() == 3
+    shard = environment(dict(os.environ))
+    monkeypatch.delenv(name)
+    for variable, value in shard.items():
+        monkeypatch.setenv(variable, value)
+    assert launcher_rank() is None
+
+
+def test_the_machine_is_asked_for_cores_and_vendor(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: "processor : 0\nvendor_id\t: GenuineIntel\nflags : x\n")
+    assert cpu_vendor() == "GenuineIntel"
+    assert "MKL_DEBUG_CPU_TYPE" not in environment(cpu=None)
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: "Processor : ARM\n")
+    assert cpu_vendor() == ""
+
+
+# -- who plays which part ----------------------------------------------------------
+
+
+class Comm:
+    """The part of an MPI communicator that is used."""
+
+    def __init__(self, rank, hosts):
+        self.rank, self.hosts = rank, hosts
+
+    def Get_rank(self):  # noqa: N802
+        return self.rank
+
+    def Get_size(self):  # noqa: N802
+        return len(self.hosts)
+
+    def allgather(self, value):
+        return list(self.hosts)
+
+
+@pytest.mark.parametrize(
+    ("rank", "hosts", "parts"),
+    [
+        (0, ["me"], (True, True, (0,), 1)),
+        (0, ["me", "me"], (True, False, (1,), 1)),
+        (1, ["me", "me"], (False, True, (1,), 1)),
+        (2, ["a", "me", "me", "b"], (False, True, (1, 2, 3), 2)),
+    ],
+)
+def test_rank_0_schedules_and_the_others_simulate(monkeypatch, rank, hosts, parts):
+    monkeypatch.setattr("socket.gethostname", lambda: "me")
+    role = FLSimRoleMaker(Comm(rank, hosts))
+    assert (role.is_scheduler(), role.is_simulator(), role.simulator_ranks, role.simulators_here) == parts
+
+
+def test_without_a_launcher_one_process_is_both(monkeypatch):
+    for name in _RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    role = FLSimRoleMaker()
+    assert (role.rank, role.size, role.is_scheduler(), role.is_simulator()) == (0, 1, True, True)
+    assert role.listen_address() == "127.0.0.1"
+    assert role.share("x") == "x"
+    assert role.agree(None) is None
+    assert role.agree("a problem") == "a problem"
+
+
+# -- the scratch folder ------------------------------------------------------------
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def left_behind(parent, name, *, age=3600.0):
+    folder = parent / name
+    folder.mkdir()
+    (folder / "alive").touch()
+    (folder / "data.mdb").write_bytes(b"x")
+    then = time.time() - age
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_a_scratch_folder_is_gone_when_it_is_removed(temporary):
+    scratch = ScratchFolder()
+    (scratch.path / "sub").mkdir()
+    (scratch.path / "sub" / "file").touch()
+    assert scratch.path.parent == temporary
+    scratch.remove()
+    assert list(temporary.iterdir()) == []
+
+
+def test_folders_of_killed_runs_are_swept_and_no_others(temporary):
+    dead = left_behind(temporary, "flsim-dead")
+    young = left_behind(temporary, "flsim-young", age=5.0)
+    foreign = left_behind(temporary, "other-dead")
+    live = left_behind(temporary, "flsim-live")
+    with (live / "alive").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        scratch = ScratchFolder()
+    assert not dead.exists()
+    assert all((folder / "data.mdb").exists() for folder in (young, foreign, live))
+    scratch.remove()
+
+
+def test_a_folder_in_use_is_not_swept_by_the_next_run(temporary):
+    first = ScratchFolder()
+    old = time.time() - 3600
+    os.utime(first.path, (old, old))
+    second = ScratchFolder()
+    assert first.path.exists()
+    first.remove()
+    second.remove()
+
+
+# -- progress ----------------------------------------------------------------------
+
+
+def finished(number, loss=3.0, phase="train"):
+    results = (UserResult("a", 1, 1.0, {"loss": (loss, 2.0)}),)
+    return RoundRecord(phase, Round(0, "20200101", number, number - 1), results, 1.25, Timings())
+
+
+def play(progress, rounds):
+    progress.begin(rounds)
+    for number in range(1, rounds + 1):
+        progress.on_record(finished(number))
+        progress.on_record(finished(number, phase="test"))
+    progress.end()
+
+
+def test_plain_progress_says_the_first_and_the_last_round(caplog):
+    with caplog.at_level(logging.INFO):
+        play(RunProgress("plain"), 4)
+    assert [message.split(",")[0] for message in caplog.messages] == [
+        "round 1/4 loss 1.5000 1.25 s",
+        "round 4/4 loss 1.5000 1.25 s",
+    ]
+    assert all(message.endswith("s left") for message in caplog.messages)
+
+
+def test_no_progress_says_nothing_of_rounds(caplog, capsys):
+    with caplog.at_level(logging.INFO):
+        play(RunProgress("none"), 3)
+    assert caplog.messages == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_is_drawn_and_removed(capsys, caplog):
+    with caplog.at_level(logging.INFO):
+        play(RunProgress("bar"), 2)
+    shown = capsys.readouterr().out
+    assert "2/2" in shown
+    assert "loss 1.5000 1.25 s" in shown
+    assert caplog.messages == []
+
+
+def test_the_start_says_who_takes_part_and_how_large_the_model_is(caplog):
+    progress = RunProgress("plain")
+    infos = tuple(SimulatorInfo(rank, f"host{rank // 3}", "", 2, ()) for rank in (1, 2, 3))
+    with caplog.at_level(logging.INFO):
+        progress.on_layout(Layout(infos, ()))
+        progress.on_initial({"w": np.zeros((3, 4)), "b": np.zeros(5)})
+    took_part, model = caplog.messages
+    assert re.fullmatch(r"3 simulators\D+6 shards\D+2 hosts", took_part)
+    assert model == "17 shared parameters"

@@ -1,0 +1,133 @@
+"""scheduler/placement.py and scheduler/metrics.py."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.metrics import UserResult, ratio, reduce_metrics, user_spread
+from scheduler.placement import place
+
+quick = settings(derandomize=True, max_examples=80, deadline=None)
+
+# -- placement ---------------------------------------------------------------------
+
+
+def test_the_longest_goes_to_the_least_loaded():
+    """7 | 5; 4 joins 5 (9); 3 joins 7 (10); 1 joins 9 (10)."""
+    assert place([7, 5, 4, 3, 1], [1, 1]) == [[0, 3], [1, 2, 4]]
+    assert place([1, 3, 4, 5, 7], [1, 1]) == [[4, 1], [3, 2, 0]]
+
+
+def test_every_shard_of_a_simulator_counts():
+    """Shards A0, A1, B0: 7 to A0, 5 to B0, 4 to A1; 3 joins 4 (7), 1 joins 5 (6)."""
+    assert place([7, 5, 4, 3, 1], [2, 1]) == [[0, 2, 3], [1, 4]]
+
+
+def test_equal_users_are_dealt_by_shards():
+    assert [len(mine) for mine in place([2] * 12, [1, 2, 3])] == [2, 4, 6]
+
+
+def test_nobody_and_fewer_users_than_simulators():
+    assert place([], [1, 2]) == [[], []]
+    assert place([5], [1, 1, 1]) == [[0], [], []]
+
+
+sizes = st.lists(st.integers(1, 1000), max_size=30)
+lanes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+
+
+@quick
+@given(sizes, lanes)
+def test_everyone_is_placed_once_and_longest_first(sizes, lanes):
+    placed = place(sizes, lanes)
+    assert len(placed) == len(lanes)
+    assert sorted(i for mine in placed for i in mine) == list(range(len(sizes)))
+    for mine in placed:
+        assert [sizes[i] for i in mine] == sorted((sizes[i] for i in mine), reverse=True)
+
+
+@quick
+@given(sizes.filter(bool), lanes)
+def test_no_simulator_has_more_than_its_shards_finish_in_time(sizes, lanes):
+    """Graham's bound of a shard, mean + (1 - 1/m) max, times the simulator's shards."""
+    m = sum(lanes)
+    bound = sum(sizes) / m + (1 - 1 / m) * max(sizes)
+    for mine, count in zip(place(sizes, lanes), lanes, strict=True):
+        assert sum(sizes[i] for i in mine) <= count * bound + 1e-9
+
+
+@settings(quick, max_examples=40)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(1, 3))
+def test_the_makespan_is_within_grahams_bound_of_the_best(sizes, m):
+    """LPT <= (4/3 - 1/(3m)) OPT, in whole numbers: 3m LPT <= (4m - 1) OPT."""
+    best = min(
+        max(sum(size for size, lane in zip(sizes, lanes, strict=True) if lane == i) for i in range(m))
+        for lanes in itertools.product(range(m), repeat=len(sizes))
+    )
+    longest = max(sum(sizes[i] for i in mine) for mine in place(sizes, [1] * m))
+    assert best <= longest
+    assert 3 * m * longest <= (4 * m - 1) * best
+
+
+# -- metrics -----------------------------------------------------------------------
+
+
+def user(uid, **metrics):
+    return UserResult(uid, 1, 1.0, metrics)
+
+
+def test_sums_and_counts_are_added_apart():
+    reduced = reduce_metrics([user("a", loss=(6.0, 2.0)), user("b", loss=(1.0, 3.0), top1=(1.0, 4.0))])
+    assert reduced == {"loss": (7.0, 5.0), "top1": (1.0, 4.0)}
+    assert ratio(reduced["loss"]) == 1.4
+    assert reduce_metrics([]) == {}
+
+
+def test_a_ratio_without_a_count_is_not_a_number():
+    assert math.isnan(ratio((0.0, 0.0)))
+    assert ratio((0.0, 4.0)) == 0.0
+
+
+pairs = st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e6))
+
+
+@quick
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["loss", "top1", "mine"]), pairs), min_size=1, max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_users_does_not_matter_to_the_bit(metrics, random):
+    results = [UserResult(str(i), 1, 1.0, pairs) for i, pairs in enumerate(metrics)]
+    shuffled = list(results)
+    random.shuffle(shuffled)
+    assert repr(reduce_metrics(shuffled)) == repr(reduce_metrics(results))
+    assert repr(user_spread(shuffled, "top1")) == repr(user_spread(results, "top1"))
+
+
+def test_sums_are_rounded_once():
+    """One by one, 1e16 + 1 + 1 gives 1e16."""
+    results = [user(uid, m=(value, 0.1)) for uid, value in (("a", 1e16), ("b", 1.0), ("c", 1.0))]
+    assert reduce_metrics(results)["m"][0] == 10000000000000002.0
+
+
+def test_the_spread_of_users_by_hand():
+    """Own values 0, 0.1, ..., 1 of users of different size: each counts once."""
+    results = [
+        user(str(i), top1=(i * count / 10, float(count))) for i, count in zip(range(11), range(1, 12), strict=True)
+    ]
+    assert user_spread(results, "top1") == pytest.approx({"mean": 0.5, "p10": 0.1, "p50": 0.5, "p90": 0.9})
+
+
+def test_percentiles_between_two_users_are_interpolated():
+    """Values 0 and 1: p10 is a tenth of the way."""
+    results = [user("a", top1=(3.0, 3.0)), user("b", top1=(0.0, 7.0))]
+    assert user_spread(results, "top1") == pytest.approx({"mean": 0.5, "p10": 0.1, "p50": 0.5, "p90": 0.9})
+
+
+def test_users_without_the_metric_or_its_count_are_left_out_of_the_spread():
+    results = [user("a", top1=(1.0, 2.0)), user("b", top1=(0.0, 0.0)), user("c", loss=(1.0, 1.0))]
+    assert user_spread(results, "top1") == {"mean": 0.5, "p10": 0.5, "p50": 0.5, "p90": 0.5}
+    assert all(math.isnan(value) for value in user_spread(results, "other").values())

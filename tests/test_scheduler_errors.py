@@ -1,0 +1,188 @@
+"""What goes wrong at the scheduler, over real gRPC: the right error for the one, the end of the run for all."""
+
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+
+import grpc
+import numpy as np
+import pytest
+from scheduler_run import WAIT, Run, background, info, soon
+from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at
+
+from protos.channel import make_server
+from protos.errors import (
+    AlreadyDone,
+    BadInput,
+    FLError,
+    Forbidden,
+    InternalError,
+    NotFound,
+    PeerLost,
+    RunEnded,
+    TooLarge,
+    WrongState,
+)
+from scheduler.scheduler_client import SchedulerClient
+from scheduler.scheduler_server import SchedulerServicer
+
+
+@pytest.fixture
+def run():
+    made = Run(PLAN)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ready(run):
+    return run.make_ready({"w": np.array([1.0, 2.0], np.float32)}, ["mine"], COUNTS, DAY)
+
+
+# -- errors ------------------------------------------------------------------------
+
+KINDS = [BadInput, WrongState, NotFound, AlreadyDone, Forbidden, TooLarge, RunEnded, InternalError]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_comes_back_as_what_it_was(run, monkeypatch, kind):
+    def refuse(*args):
+        raise kind("uid 'é': what is wrong")
+
+    monkeypatch.setattr(run.coordinator, "leave", refuse)
+    monkeypatch.setattr(run.coordinator, "exchange", refuse)
+    for call in (run.clients[0].exit, lambda: run.clients[0].exchange("key", b"")):
+        with pytest.raises(FLError, match=r"^uid 'é': what is wrong$") as caught:
+            soon(call)
+        assert caught.type is kind
+    run.join()  # a refusal does not end the run
+
+
+def test_what_does_not_fit_is_refused_by_name(ready):
+    one = ready.clients[0]
+    refusals = [
+        (lambda: one.register(info(1)), AlreadyDone, "rank 1 has already joined"),
+        (lambda: SchedulerClient(ready.address, 9).exchange("key", b""), NotFound, "rank 9 is not a simulator"),
+        (lambda: one.hash_sample_user_list(at()), WrongState, "samples with 'fixed', not 'hash'"),
+        (lambda: one.update_user_inst_num(DAY, "train", {"a": 1}), AlreadyDone, "rank 1 has already told"),
+        (lambda: one.update_user_inst_num("2020", "train", {"a": 1}), BadInput, "date '2020' is not of the form"),
+        (lambda: one.update_user_inst_num(NEXT, "test", {"u" * 2000: 1}), TooLarge, "2000 characters"),
+        (lambda: one.update_global_params({"w": np.zeros(2, np.float32)}, []), AlreadyDone, "already set"),
+        (lambda: one.fedavg_update(at(), [], lambda: NO_TIME, {}), WrongState, "no round is on"),
+    ]
+    for call, kind, message in refusals:
+        with pytest.raises(kind, match=message):
+            soon(call)
+
+
+def test_nothing_works_before_all_have_joined(run):
+    with pytest.raises(WrongState, match="not all simulators have joined"):
+        soon(run.clients[0].get_global_params, 0)
+
+
+def test_an_exception_nobody_foresaw_ends_the_run_with_its_traceback(run):
+    run.join()
+    waiting = background(run.clients[1].exchange, "key", b"")
+
+    def crash(params):
+        raise RuntimeError("the listener broke")
+
+    run.heard.on_initial = crash
+    with pytest.raises(InternalError, match="RuntimeError: the listener broke"):
+        soon(run.clients[0].update_global_params, {"w": np.zeros(2, np.float32)}, [])
+    with pytest.raises(RunEnded, match=r"(?s)rank 0\) failed:\nTraceback .* in crash\n.*the listener broke"):
+        waiting.result(WAIT)
+
+
+def test_a_scheduler_that_is_gone_is_lost_and_named(run):
+    run.join()
+    waiting = background(run.clients[0].exchange, "key", b"")
+    run.server.stop(0).wait(WAIT)
+    for future in (waiting, background(run.clients[1].exit)):
+        with pytest.raises(PeerLost, match=f"the scheduler .rank 0. at {run.address} does not answer"):
+            future.result(WAIT)
+
+
+# -- failure -----------------------------------------------------------------------
+
+
+def test_a_reported_failure_ends_every_wait_with_its_message(ready):
+    ends = Queue()
+    soon(ready.clients[0].watch, ends.put)
+    waits = [
+        background(ready.clients[0].exchange, "key", b""),
+        background(ready.clients[0].get_global_params, 1),
+        background(ready.clients[0].sample_user_list, at(2, 1)),
+        background(ready.clients[0].update_user_inst_num, NEXT, "test", {"a": 1}),
+        background(ready.coordinator.wait_finished),
+    ]
+    soon(ready.clients[1].report_failure, "rank 2: uid 'b', date 20200101: diverged")
+    soon(ready.clients[1].report_failure, "rank 2: a later one")
+    for wait in waits:
+        with pytest.raises(RunEnded, match=r"^rank 2: uid 'b', date 20200101: diverged$"):
+            wait.result(WAIT)
+    assert isinstance(ends.get(timeout=WAIT), RunEnded)
+    with pytest.raises(RunEnded, match="uid 'b'"):
+        soon(ready.clients[0].exchange, "another", b"")
+
+
+def test_a_simulator_that_drops_its_watch_fails_the_run_for_the_other(run):
+    run.join()
+    ends = Queue()
+    soon(run.clients[0].watch, ends.put)
+    soon(run.clients[1].watch, lambda error: None)
+    waiting = background(run.clients[0].exchange, "key", b"")
+    run.clients[1].close()
+    with pytest.raises(RunEnded, match="rank 2 is gone: its process died or its host cannot be reached"):
+        waiting.result(WAIT)
+    error = ends.get(timeout=WAIT)
+    assert isinstance(error, RunEnded)
+    assert "rank 2 is gone" in str(error)
+
+
+def test_a_simulator_that_said_good_bye_may_drop_its_watch(run):
+    run.join()
+    for client in run.clients:
+        soon(client.watch, lambda error: None)
+    soon(run.clients[1].exit)
+    run.clients[1].close()
+    soon(run.clients[0].exit)
+    assert soon(run.coordinator.wait_finished) is None
+
+
+def test_a_simulator_that_dies_as_its_watch_begins_fails_the_run_too(run):
+    """The connection may break when the first reply is on its way and the method has not gone on yet."""
+    run.join()
+    broken = []
+
+    class Context:
+        def add_callback(self, callback):
+            broken.append(callback)
+            return True
+
+        def is_active(self):
+            return True
+
+    class Request:
+        rank = 2
+
+    replies = SchedulerServicer(run.coordinator).Watch(Request(), Context())
+    next(replies)
+    waiting = background(run.coordinator.wait_finished)
+    broken[0]()
+    with pytest.raises(RunEnded, match="rank 2 is gone"):
+        waiting.result(2.0)
+
+
+# -- servers -----------------------------------------------------------------------
+
+
+def test_a_port_that_is_served_is_not_served_twice(run):
+    """By gRPC's default a second server would bind it and take half of the calls."""
+    second = grpc.server(ThreadPoolExecutor(1))
+    with pytest.raises(RuntimeError, match="Failed to bind"):
+        second.add_insecure_port(run.address)
+
+
+def test_an_address_that_cannot_be_bound_is_named():
+    with pytest.raises(FLError, match=r"cannot listen on 192.0.2.1"):
+        make_server(lambda server: None, "192.0.2.1", 1)

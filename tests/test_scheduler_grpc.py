@@ -1,0 +1,165 @@
+"""The scheduler over real gRPC, with two clients in threads."""
+
+from queue import Queue
+
+import numpy as np
+import pytest
+from scheduler_run import WAIT, Run, background, info, soon
+from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
+
+from protos.channel import MAX_MESSAGE_BYTES
+from protos.codec import CHUNK_BYTES
+from protos.errors import Forbidden, WrongState
+from scheduler.messages import BATCH
+from scheduler.metrics import UserResult
+from scheduler.rounds import Share, Timings
+
+
+@pytest.fixture
+def run():
+    made = Run(PLAN)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ready(run):
+    return run.make_ready({"w": np.array([1.0, 2.0], np.float32)}, ["mine"], COUNTS, DAY)
+
+
+# -- joining and leaving -----------------------------------------------------------
+
+
+def test_joining_tells_everybody_who_takes_part(run):
+    for layout in run.join():
+        assert layout.simulators == (info(1), info(2))
+        assert layout.days == ("20200101", "20200102", "20200103")
+    assert [layout.simulators for layout in run.heard.layouts] == [(info(1), info(2))]
+
+
+def test_exchange_hands_everybody_all_bytes_by_rank(run):
+    run.join()
+    expected = {1: b"", 2: b"from 2"}
+    assert run.both(lambda client, rank: client.exchange("key", expected[rank])) == [expected, expected]
+    # The key is free again afterwards.
+    assert run.both(lambda client, rank: client.exchange("key", b"x")) == [{1: b"x", 2: b"x"}] * 2
+
+
+def test_exchange_carries_what_is_larger_than_a_chunk(run):
+    run.join()
+    payload = np.random.default_rng(0).bytes(3 * CHUNK_BYTES)
+    assert run.both(lambda client, rank: client.exchange("key", payload)) == [{1: payload, 2: payload}] * 2
+
+
+def test_the_watch_ends_without_an_error_when_all_have_left(run):
+    run.join()
+    ends = Queue()
+    for client in run.clients:
+        soon(client.watch, ends.put)
+    done = background(run.coordinator.wait_finished)
+    run.both(lambda client, rank: client.exit())
+    assert [ends.get(timeout=WAIT), ends.get(timeout=WAIT)] == [None, None]
+    assert done.result(WAIT) is None
+
+
+# -- a round -----------------------------------------------------------------------
+
+
+def test_a_whole_round(ready):
+    """The round of test_round_state.test_a_round_of_two_simulators_by_hand: [1, 2] becomes [1.5, 3.5]."""
+    one, two = ready.clients
+    assert ready.both(lambda client, _: client.fixed_sample_user_list(at())) == [
+        Share(("a",), (4,), 3, 3),
+        Share(("b", "c"), (2, 2), 3, 3),
+    ]
+    assert soon(one.get_global_params, 0)["w"].tolist() == [1.0, 2.0]
+    later = background(one.get_global_params, 1)  # waits for the round
+    times = Timings(0.5, 1.0, 0.25, 0.0)
+    soon(one.fedavg_update, at(), [result("a", loss=(8.0, 4.0))], lambda: times, grid(4, 0))
+    assert not ready.heard.records
+    soon(two.fedavg_update, at(), [result("b"), result("c", top1=(1.0, 2.0))], lambda: NO_TIME, grid(-2, 6))
+    assert later.result(WAIT)["w"].tolist() == [1.5, 3.5]
+
+    (record,) = ready.heard.records
+    assert (record.phase, record.at) == ("train", at())
+    assert [r.uid for r in record.results] == list(PLAN[0])
+    assert record.results[1] == UserResult("a", 4, 4.0, {"loss": (8.0, 4.0)})
+    assert record.results[2].metrics == {"top1": (1.0, 2.0)}
+    assert (record.timings.pull, record.timings.train) == (0.25, 0.5)
+    assert soon(two.sample_user_list, at(2, 1)).uids == ("b",)
+    with pytest.raises(WrongState, match="before round 0 are gone: round 1 is due"):
+        soon(two.get_global_params, 0)
+
+
+def test_a_round_without_federation():
+    run = Run(PLAN, federated=False)
+    try:
+        run.join()
+        soon(run.clients[0].update_global_params, {"w": np.zeros(2, np.float32)}, [])
+        run.tell_users(COUNTS, DAY, "train")
+        assert [s.uids for s in run.both(lambda client, _: client.sample_user_list(at()))] == [PLAN[0], ()]
+        new, results = {"w": np.array([3.0, 4.0], np.float32)}, [result(uid) for uid in PLAN[0]]
+        soon(run.clients[0].replace_global_params, at(), results, lambda: NO_TIME, new)
+        assert soon(run.clients[1].get_global_params, 1)["w"].tolist() == [3.0, 4.0]
+        assert len(run.heard.records) == 1
+    finally:
+        run.close()
+
+
+def test_an_evaluation_of_more_users_than_a_message_holds(ready):
+    counts = {f"u{i:05d}": 1 + i % 3 for i in range(2 * BATCH + 3)}
+    ready.tell_users(counts, NEXT, "test")
+    when = at(0, 0, NEXT)
+    shares = ready.both(lambda client, _: client.test_sample_user_list(when))
+    assert {u: n for s in shares for u, n in zip(s.uids, s.counts, strict=True)} == counts
+
+    def evaluate(client, rank):
+        uids = shares[rank - 1].uids
+        return client.update_test_metrics(when, [UserResult(u, 1, 0.0, {"top1": (0.5, 1.0)}) for u in uids], NO_TIME)
+
+    assert ready.both(evaluate) == [(10_003, {"top1": (5001.5, 10_003.0)})] * 2
+    assert [r.uid for r in ready.heard.records[0].results] == sorted(counts)
+
+
+# -- tensors -----------------------------------------------------------------------
+
+
+def test_tensors_of_several_chunks_arrive_bit_for_bit(run):
+    run.join()
+    rng = np.random.default_rng(0)
+    sent = {
+        "big": rng.normal(size=(3, CHUNK_BYTES // 4 + 1)).astype(np.float32),
+        "scalar": np.array(0.1),
+        "empty": np.empty((0, 4), np.float32),
+        "half": rng.normal(size=7).astype(np.float16),
+    }
+    getting = background(run.clients[1].get_global_params, 0)  # before they are made
+    soon(run.clients[0].update_global_params, sent, [])
+    into = {"big": np.zeros_like(sent["big"])}
+    for got in (getting.result(WAIT), soon(run.clients[0].get_global_params, 0, into)):
+        assert list(got) == list(sent)
+        assert all((got[n].dtype, got[n].shape) == (sent[n].dtype, sent[n].shape) for n in sent)
+        assert all(got[n].tobytes() == sent[n].tobytes() for n in sent)
+    assert got["big"] is into["big"]
+    assert list(run.heard.initial[0]) == list(sent)
+
+
+def test_a_tensor_larger_than_a_message_goes_through(run):
+    run.join()
+    sent = {"w": np.arange(20_000_000, dtype=np.float32)}
+    assert sent["w"].nbytes > MAX_MESSAGE_BYTES
+    soon(run.clients[0].update_global_params, sent, [])
+    assert np.array_equal(soon(run.clients[1].get_global_params, 0)["w"], sent["w"])
+
+
+def test_a_private_name_is_forbidden(run):
+    run.join()
+    params = {"w": np.zeros(2, np.float32), "mine": np.zeros(2, np.float32)}
+    with pytest.raises(Forbidden, match="parameter 'mine' is private"):
+        soon(run.clients[0].update_global_params, params, ["mine"])
+    del params["mine"]
+    soon(run.clients[0].update_global_params, params, ["mine"])
+    run.tell_users(COUNTS, DAY, "train")
+    run.both(lambda client, _: client.sample_user_list(at()))
+    with pytest.raises(Forbidden, match="parameter 'mine' is private"):
+        soon(run.clients[0].fedavg_update, at(), [result("a")], lambda: NO_TIME, {**grid(4, 0), "mine": np.zeros(2)})

@@ -1,0 +1,90 @@
+"""The local optimizer: SGD with clipping by global norm, in as few passes over the parameters as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import paddle
+
+# Above this many elements Paddle's fused update is faster than NumPy's two calls.
+_LARGE = 16_384
+
+
+class LocalSGD:
+    """p <- p - lr * min(1, max_grad_norm / |g|) * g, with |g| over all gradients.
+
+    The factor of the clipping goes into the learning rate, where Paddle's own
+    clipping rewrites every gradient first; small parameters are updated through views
+    of their memory, without the cost of launching an operator.  CPU only.
+
+    Args:
+        parameters: of the model.
+        lr: learning rate.
+        max_grad_norm: None for no clipping.
+    """
+
+    def __init__(self, parameters: Sequence[paddle.Tensor], lr: float, max_grad_norm: float | None) -> None:
+        import paddle
+
+        self._lr, self._max = lr, max_grad_norm
+        trained = [p for p in parameters if not p.stop_gradient]
+        large = [p for p in trained if p.size > _LARGE]
+        self._small = [(p, np.from_dlpack(p.detach())) for p in trained if p.size <= _LARGE]
+        self._large = large
+        self._sgd = paddle.optimizer.SGD(lr, parameters=large) if large else None
+
+    def step(self) -> None:
+        """Updates the parameters with their gradients."""
+        small = [(value, _dense(p)) for p, value in self._small if p.grad is not None]
+        rate = self._lr
+        if self._max is not None:
+            square = sum(_square(grad) for _, grad in small)
+            square += sum(_square(_rows(p.grad)[1]) for p in self._large if p.grad is not None)
+            norm = float(np.sqrt(square))
+            # Not `norm > max`: a NaN must reach the parameters, where it is found and named.
+            if not norm <= self._max:
+                rate *= self._max / norm
+        step = np.float32(rate)
+        for value, grad in small:
+            np.subtract(value, step * grad, out=value)
+        if self._sgd is not None:
+            self._sgd.set_lr(rate)
+            self._sgd.step()
+
+    def clear_grad(self) -> None:
+        """Forgets the gradients."""
+        for p, _ in self._small:
+            p.clear_gradient(False)
+        if self._sgd is not None:
+            self._sgd.clear_grad(set_to_zero=False)
+
+
+def _square(values: npt.NDArray[Any]) -> float:
+    flat = values.reshape(-1)
+    return float(np.dot(flat, flat))
+
+
+def _dense(parameter: paddle.Tensor) -> npt.NDArray[Any]:
+    """A gradient as an array of the parameter's shape."""
+    rows, values = _rows(parameter.grad)
+    if rows is None:
+        return values
+    dense = np.zeros(parameter.shape, values.dtype)
+    dense[rows] = values
+    return dense
+
+
+def _rows(grad: paddle.Tensor) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any]]:
+    """Rows and values of a sparse gradient, a row that occurs twice added up; (None, values) of a dense one."""
+    if not grad.is_selected_rows():
+        return None, np.from_dlpack(grad.detach())
+    values = np.asarray(grad.get_selected_rows().get_tensor())
+    rows, place = np.unique(np.asarray(grad.rows()), return_inverse=True)
+    merged = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+    np.add.at(merged, place.reshape(-1), values)
+    return rows, merged
