@@ -23,6 +23,7 @@ Tensors = dict[str, Array]
 CHUNK_BYTES = 1 << 21
 MAX_NAME = 1024
 MAX_RANK = 32
+MAX_SIZE = 1 << 40
 DTYPES = frozenset(
     ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
 )
@@ -55,8 +56,8 @@ def specs(tensors: Mapping[str, Array]) -> dict[str, TensorSpec]:
 
 
 def as_bytes(array: Array) -> npt.NDArray[np.uint8]:
-    """The bytes of a C-contiguous array as a flat view (a copy if it is not contiguous)."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    """An array's bytes in C order, little-endian: a flat view where they lie so already, else of a copy."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
 
 
 def tensor_chunks(tensors: Mapping[str, Array], chunk_bytes: int = CHUNK_BYTES) -> Iterator[tensor_pb2.TensorChunk]:
@@ -146,6 +147,8 @@ class TensorAssembler:
         array = self._into.get(name)
         if array is None:
             array = np.empty(spec.shape, np.dtype(spec.dtype))
+        elif TensorSpec.of(array) != spec or not array.flags.c_contiguous:
+            raise BadInput(f"tensor {name!r} is {spec}; what it should go to is {TensorSpec.of(array)}")
         self._tensors[name] = array
         self._name, self._raw, self._next = name, array.reshape(-1).view(np.uint8), 0
 
@@ -156,6 +159,9 @@ class TensorAssembler:
             raise BadInput(f"tensor {chunk.name!r}: unknown dtype {chunk.dtype[:40]!r}; use one of {sorted(DTYPES)}")
         if len(chunk.shape) > MAX_RANK:
             raise TooLarge(f"tensor {chunk.name!r}: {len(chunk.shape)} dimensions; at most {MAX_RANK} are allowed")
+        # NumPy multiplies the dimensions that are not 0 even where another one is.
+        if prod(max(1, size) for size in chunk.shape) > MAX_SIZE:
+            raise TooLarge(f"tensor {chunk.name!r}: shape {list(chunk.shape)} has more than {MAX_SIZE} elements")
         if chunk.name in self._tensors:
             raise BadInput(f"tensor {chunk.name!r} came twice")
         spec = TensorSpec(chunk.dtype, tuple(chunk.shape))

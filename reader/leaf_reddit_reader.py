@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -82,8 +83,16 @@ class LeafRedditReader(ReaderBase):
                 ) from error
             if not x:
                 raise DataError(f"{path}: uid {uid!r} has no examples; remove the user")
-            self._check(path, uid, entry, x, y, mask)
-            yield uid, {"x": self._to_ids(x), "y": self._to_ids(y), "mask": _to_mask(path, uid, mask)}
+            try:
+                self._check(path, uid, entry, x, y, mask)
+                examples = {"x": self._to_ids(x), "y": self._to_ids(y), "mask": np.array(mask, np.float32)}
+            except DataError:
+                raise
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}: uid {uid!r}: the sequences of x and target_tokens must be lists of tokens, those of count_tokens of numbers ({error})"
+                ) from error
+            yield uid, examples
 
     def _check(self, path: Path, uid: str, entry: dict[str, Any], x: list[Any], y: list[Any], mask: list[Any]) -> None:
         where = f"{path}: uid {uid!r}"
@@ -124,7 +133,7 @@ def _user_data(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     try:
         content = orjson.loads(text)
@@ -140,19 +149,14 @@ def _user_data(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from content["user_data"].items()
 
 
-def _to_mask(path: Path, uid: str, rows: list[list[Any]]) -> npt.NDArray[np.float32]:
-    try:
-        return np.array(rows, np.float32)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: uid {uid!r}: count_tokens must be numbers ({error})") from error
-
-
 def _load_vocab(path: Path, limit: int) -> dict[str, int]:
     try:
         content = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
-    vocab = content.get("vocab", content) if isinstance(content, dict) else None
+    # A plain word -> id mapping may have the word "vocab".
+    inner = content.get("vocab") if isinstance(content, dict) else None
+    vocab = inner if isinstance(inner, dict) else content
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
         raise DataError(f"{path}: expected word -> id, or that under the key vocab")
     if vocab.get(PAD_TOKEN) != PAD or vocab.get(UNK_TOKEN) != UNK:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,36 +41,113 @@ def scale_exponent(examples: int) -> int:
     return max(0, math.ceil(math.log2(max(1, examples))))
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Exact sums of weighted deltas, one accumulator's.
+
+    Rows (indices of a parameter's first axis) that nobody has added to are not even
+    zeroed: of a large embedding a user touches few.
+
+    Attributes:
+        totals: int64 by parameter name; only touched rows mean anything.
+        touched: bool by parameter name, one for each row.
+        streamed: whether they are this process's own memory, not another's.
+    """
+
+    totals: Mapping[str, Int64]
+    touched: Mapping[str, npt.NDArray[np.bool_]]
+    streamed: bool = False
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array], names: Iterable[str]) -> Sums:
+        """The sums in arrays laid out as `sum_specs` says."""
+        names = list(names)
+        return cls({n: arrays[f"sum/{n}"] for n in names}, {n: arrays[f"touched/{n}"] for n in names})
+
+    @classmethod
+    def whole(cls, totals: Mapping[str, Int64]) -> Sums:
+        """Sums all of whose rows mean something."""
+        touched = {name: np.ones(_rows(total.shape), np.bool_) for name, total in totals.items()}
+        return cls(totals, touched, streamed=True)
+
+    def settle(self, name: str) -> Int64:
+        """One parameter's sum with zeros where nobody added."""
+        touched = self.touched[name]
+        if not touched.all():
+            _by_row(self.totals[name])[~touched] = 0
+            touched.fill(True)
+        return self.totals[name]
+
+
+def sum_specs(shared: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """The arrays behind the `Sums` of shared parameters."""
+    totals = {f"sum/{name}": TensorSpec("int64", spec.shape) for name, spec in shared.items()}
+    touched = {f"touched/{name}": TensorSpec("bool", (_rows(spec.shape),)) for name, spec in shared.items()}
+    return {**totals, **touched}
+
+
+def _rows(shape: tuple[int, ...]) -> int:
+    return shape[0] if shape else 1
+
+
+def _by_row(array: Array) -> Array:
+    return array.reshape(_rows(array.shape), -1) if array.size else array.reshape(_rows(array.shape), 0)
+
+
 class ExactSum:
-    """Adds users' weighted deltas to int64 arrays.
+    """Adds users' weighted deltas to `Sums`, starting from nothing.
 
     Args:
-        totals: int64 arrays by parameter name, added to in place.
+        sums: added to in place.
         cohort_size: users of the whole cohort; bounds what one may add, so that no sum overflows.
         exponent: the round's `scale_exponent`.
     """
 
-    def __init__(self, totals: Mapping[str, Int64], cohort_size: int, exponent: int) -> None:
-        self._totals = {name: total.reshape(-1) for name, total in totals.items()}
+    def __init__(self, sums: Sums, cohort_size: int, exponent: int) -> None:
+        self._sums = sums
         self._limit = 2.0**63 / (2 * cohort_size)
         self._scale = 2.0 ** (FRACTION_BITS - exponent)
         self._scratch: Float64 = np.empty(BLOCK, np.float64)
+        for touched in sums.touched.values():
+            touched.fill(False)
 
-    def add(self, name: str, new: Array, old: Array, weight: float, uid: str) -> None:
-        """Adds weight * (new - old).
+    def take(
+        self, name: str, new: Array, old: Array, weight: float, uid: str, rows: npt.NDArray[np.intp] | None = None
+    ) -> None:
+        """Adds weight * (new - old), and puts `new` back to `old` for the next user.
 
         Args:
             name: the parameter.
-            new: float array, the parameter after local training.
+            new: float array, the parameter after local training; set to `old`.
             old: the same before it.
             weight: the user's weight, > 0.
             uid: for the error.
+            rows: distinct indices of the first axis outside of which new equals old; None for all.
 
         Raises:
             BadInput: NaN or infinity, or a delta beyond what the sum can hold.
         """
-        new, old, total = new.reshape(-1), old.reshape(-1), self._totals[name]
-        factor = weight * self._scale
+        total, touched = self._sums.totals[name], self._sums.touched[name]
+        put = _Put(name, uid, weight * self._scale)
+        if rows is None:
+            fresh = not touched.any()
+            if fresh:
+                touched.fill(True)
+            else:
+                self._sums.settle(name)
+            self._take_flat(put, new.reshape(-1), old.reshape(-1), total.reshape(-1), fresh=fresh)
+            return
+        by_row = _by_row(total)
+        by_row[rows[~touched[rows]]] = 0
+        touched[rows] = True
+        # Indexing copies the rows; the sum of these few goes back in one piece.
+        now, before = _by_row(new)[rows], _by_row(old)[rows]
+        part = np.empty(now.shape, np.int64)
+        self._take_flat(put, now.reshape(-1), before.reshape(-1), part.reshape(-1), fresh=True)
+        by_row[rows] += part
+        _by_row(new)[rows] = before
+
+    def _take_flat(self, put: _Put, new: Array, old: Array, total: Int64, *, fresh: bool) -> None:
         for start in range(0, total.size, BLOCK):
             part = slice(start, start + BLOCK)
             target = total[part]
@@ -79,35 +157,44 @@ class ExactSum:
                 np.subtract(grid, old[part], out=grid)
             low, high = grid.min(), grid.max()
             if low == high == 0.0:
+                if fresh:
+                    target.fill(0)
+                np.copyto(new[part], old[part])  # a zero may have changed its sign
                 continue
-            size = max(-low, high) * factor
+            size = max(-low, high) * put.factor
             # Not `size >= limit`: a NaN must fail too.
             if not size < self._limit:
-                raise self._refusal(name, uid, float(low), float(high), factor)
-            np.multiply(grid, factor, out=grid)
+                raise self._refusal(put, float(low), float(high))
+            np.multiply(grid, put.factor, out=grid)
             if size < _MAGIC_LIMIT:
                 np.add(grid, _MAGIC, out=grid)
                 bits = grid.view(np.int64)
-                np.subtract(bits, _MAGIC_BITS, out=bits)
-                np.add(target, bits, out=target)
+                np.subtract(bits, _MAGIC_BITS, out=target if fresh else bits)
             else:
-                np.add(target, np.rint(grid).astype(np.int64), out=target)
+                bits = np.rint(grid).astype(np.int64)
+                if fresh:
+                    target[...] = bits
+            if not fresh:
+                np.add(target, bits, out=target)
+            np.copyto(new[part], old[part])
 
-    def _refusal(self, name: str, uid: str, low: float, high: float, factor: float) -> BadInput:
+    def _refusal(self, put: _Put, low: float, high: float) -> BadInput:
         if not (math.isfinite(low) and math.isfinite(high)):
             return BadInput(
-                f"uid {uid!r}: NaN or infinity in the delta of parameter {name!r}: its local training diverged; "
-                "lower the local learning rate or --max-grad-norm"
+                f"uid {put.uid!r}: NaN or infinity in the delta of parameter {put.name!r}: its local training "
+                "diverged; lower the local learning rate or --max-grad-norm"
             )
         return BadInput(
-            f"uid {uid!r}: a delta of {max(-low, high):g} in parameter {name!r} is beyond the "
-            f"{self._limit / factor:g} that the exact sum holds; rescale the parameter or the weights"
+            f"uid {put.uid!r}: a delta of {max(-low, high):g} in parameter {put.name!r} is beyond the "
+            f"{self._limit / put.factor:g} that the exact sum holds; rescale the parameter or the weights"
         )
 
 
-def sum_specs(shared: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
-    """What the sums of shared parameters look like."""
-    return {name: TensorSpec("int64", spec.shape) for name, spec in shared.items()}
+@dataclass(frozen=True)
+class _Put:
+    name: str
+    uid: str
+    factor: float
 
 
 def total_weight(weights: Iterable[float]) -> float:

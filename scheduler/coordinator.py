@@ -14,6 +14,8 @@ from typing import Protocol
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import AlreadyDone, NotFound, RunEnded, WrongState
+from protos.shared_arrays import MemoryHandle
+from scheduler.aggregation import Sums
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
 from scheduler.round_state import RoundState
@@ -91,11 +93,15 @@ class Coordinator:
                 del self._posted[key], self._read[key]
             return dict(sorted(posted.items()))
 
-    def watch(self, rank: int) -> None:
-        """Notes that a simulator lives; returns when the run is over, raises when it has failed."""
+    def note_watch(self, rank: int) -> None:
+        """Notes that a simulator lives."""
         with self._changed:
             self._check_rank(rank)
             self._watching.add(rank)
+
+    def watch(self) -> None:
+        """Returns when the run is over, raises when it has failed."""
+        with self._changed:
             self._wait(self._all_left)
 
     def drop(self, rank: int) -> None:
@@ -153,6 +159,11 @@ class Coordinator:
             assert state.params is not None
             return state.params
 
+    def memory(self) -> MemoryHandle:
+        """See `RoundState.memory`."""
+        with self._round_state() as state:
+            return state.memory()
+
     def final_params(self) -> Tensors:
         """The shared parameters as they are."""
         with self._round_state() as state:
@@ -181,7 +192,7 @@ class Coordinator:
             self._wait(lambda: state.step >= step)
             return state.train_share(rank, date, number, step, kind)
 
-    def push(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Tensors) -> None:
+    def push(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]) -> None:
         """See `RoundState.push`."""
         with self._round_state() as state:
             record = state.push(rank, at, results, timings, sums)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from protos.codec import MAX_NAME
 from protos.errors import BadInput, TooLarge
+from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share, Timings
@@ -85,6 +86,16 @@ def info_from_message(message: pb.SimulatorInfo) -> SimulatorInfo:
         raise BadInput(f"rank {message.rank} has {message.shards} shards; 1 to 4096 are allowed")
     days = tuple(check_date(day) for day in message.days)
     return SimulatorInfo(message.rank, message.host, message.data_address, message.shards, days)
+
+
+def handle_to_message(handle: MemoryHandle) -> pb.MemoryHandle:
+    """As a message."""
+    return pb.MemoryHandle(machine=handle.machine, pid=handle.pid, fd=handle.fd, token=handle.token)
+
+
+def handle_from_message(message: pb.MemoryHandle) -> MemoryHandle:
+    """From a message."""
+    return MemoryHandle(message.machine, message.pid, message.fd, message.token)
 
 
 def key_to_message(rank: int, at: Round) -> pb.RoundKey:

@@ -16,7 +16,8 @@ import numpy as np
 
 from protos.codec import Tensors, TensorSpec, specs
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
-from scheduler.aggregation import mean_factor, scale_exponent, total_weight
+from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
+from scheduler.aggregation import Sums, mean_factor, scale_exponent, total_weight
 from scheduler.metrics import UserResult
 from scheduler.placement import place
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
@@ -58,7 +59,7 @@ class RoundState:
         self._users: dict[tuple[str, str], UserTable] = {}
         self._open: _Open | None = None
         self._test: _Open | None = None
-        self._totals: Tensors = {}
+        self._sums: list[Sums] = []
         self._last_end: float | None = None
 
     # -- users ---------------------------------------------------------------
@@ -81,17 +82,22 @@ class RoundState:
         if rank in reported:
             raise AlreadyDone(f"rank {rank} has already told its users of {date}, {split}")
         self._check_rank(rank)
-        merged = self._counts.setdefault(key, {})
+        merged = dict(self._counts.get(key, {}))
         for uid, count in counts.items():
             merged[uid] = merged.get(uid, 0) + count
-        reported.add(rank)
-        if len(reported) == len(self._lanes):
-            self._users[key] = UserTable.of(self._counts.pop(key))
-            if not self._users[key].uids:
+        if len(reported) + 1 == len(self._lanes):
+            table = UserTable.of(merged)
+            if not table.uids:
                 raise BadInput(f"date {date}: no users with {split} data")
             if split == TRAIN:
-                steps = range(self.step, self.step + self.rules.rounds)
-                self.rules.sampler.check(self._users[key], date, steps)
+                self.rules.sampler.check(table, date, range(self.step, self.step + self.rules.rounds))
+            self._users[key] = table
+            self._counts.pop(key, None)
+            # Loading is no part of the round that follows it.
+            self._last_end = None
+        else:
+            self._counts[key] = merged
+        reported.add(rank)
 
     def users_ready(self, date: str, split: str) -> bool:
         """Whether every simulator has told its users of the day."""
@@ -123,13 +129,21 @@ class RoundState:
                 raise BadInput(f"initial parameter {name!r} holds NaN or infinity")
         if not params:
             raise BadInput("the model has no shared parameters: nothing would be learned together")
-        self.params, self.private = params, private
-        self._totals = {name: np.zeros(value.shape, np.int64) for name, value in params.items()}
+        self._memory = SharedArrays(unnamed_file("flsim-global"), specs(params), create=True)
+        for name, value in params.items():
+            # Without -0.0, which adding nothing would turn into 0.0.
+            np.add(value, 0.0, out=self._memory[name])
+        self.params, self.private = self._memory.arrays, private
+
+    def memory(self) -> MemoryHandle:
+        """Where simulators of this machine find the shared parameters."""
+        self._need_params()
+        return self._memory.handle()
 
     def push_specs(self) -> dict[str, TensorSpec]:
         """What the tensors of a push must look like."""
         self._need_params()
-        return specs(self._totals)
+        return {name: TensorSpec("int64", spec.shape) for name, spec in self.param_specs().items()}
 
     def param_specs(self) -> dict[str, TensorSpec]:
         """What the shared parameters look like."""
@@ -173,7 +187,7 @@ class RoundState:
         return self._open.shares[rank]
 
     def push(
-        self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Tensors
+        self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]
     ) -> RoundRecord | None:
         """Adds a simulator's exact sums; the last one makes the server step.
 
@@ -182,7 +196,7 @@ class RoundState:
             at: the round they belong to.
             results: of all users of its share.
             timings: where its shards' time went.
-            sums: int64 arrays of `push_specs`; empty if its share was empty.
+            sums: of its shards, or one of them all; none if its share was empty.  Read when the last push is in.
 
         Returns:
             The finished round, if this was the last push.
@@ -194,11 +208,20 @@ class RoundState:
         if not self.rules.federated:
             raise WrongState("this run trains without federation: it takes parameters, not deltas")
         if bool(sums) != bool(results):
-            raise BadInput(f"rank {rank} pushed {len(results)} users but {len(sums)} tensors")
+            raise BadInput(f"rank {rank} pushed {len(results)} users but {len(sums)} sums")
         arrived = self._arrive(self._open, rank, results, timings)
-        for name, value in sums.items():
-            self._totals[name] += value
+        for each in sums:
+            self._add_sums(each)
         return self._finish_round() if arrived else None
+
+    def _add_sums(self, new: Sums) -> None:
+        """Keeps a push until the last is in; streamed ones are added up, so that memory does not grow with them."""
+        for held in self._sums:
+            if held.streamed and new.streamed:
+                for name, total in held.totals.items():
+                    np.add(total, new.totals[name], out=total)
+                return
+        self._sums.append(new)
 
     def replace(
         self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors
@@ -221,7 +244,8 @@ class RoundState:
         for other in round_.shares:
             round_.arrived.setdefault(other, (self._clock(), Timings()))
         self._arrive(round_, rank, results, timings)
-        self.params = params
+        for name, value in params.items():
+            self._need_params()[name][...] = value
         return self._close_round(round_)
 
     # -- evaluation ----------------------------------------------------------
@@ -309,8 +333,8 @@ class RoundState:
         weight = total_weight(r.weight for r in round_.results.values())
         factor = mean_factor(weight, next(iter(round_.shares.values())).exponent)
         for name, value in params.items():
-            self.rules.optimizer.apply(name, value, self._totals[name], factor, len(round_.cohort))
-            self._totals[name].fill(0)
+            self.rules.optimizer.apply(name, value, self._sums, factor, len(round_.cohort))
+        self._sums.clear()
         return self._close_round(round_)
 
     def _close_round(self, round_: _Open) -> RoundRecord:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from protos.channel import Caller
 from protos.codec import Array, Tensors, assemble, tensor_chunks
 from protos.errors import FLError
+from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
-from protos.stubs import tensor_pb2
 from scheduler.messages import (
     Layout,
     SimulatorInfo,
     counts_to_messages,
+    handle_from_message,
+    handle_to_message,
     info_from_message,
     info_to_message,
     key_to_message,
@@ -148,12 +150,15 @@ class SchedulerClient:
         self, at: Round, results: Sequence[UserResult], timings: Callable[[], Timings], params: Mapping[str, Array]
     ) -> None:
         """Sets the shared parameters after a round that was trained without federation."""
-        self._caller.call(
-            self._stub.UpdateGlobalParams, self._params_messages(at, results, timings, tensor_chunks(params))
-        )
+        parts = (pb.ParamsMessage(chunk=chunk) for chunk in tensor_chunks(params))
+        self._caller.call(self._stub.UpdateGlobalParams, self._params_messages(at, results, timings, parts))
 
     def fedavg_update(
-        self, at: Round, results: Sequence[UserResult], timings: Callable[[], Timings], sums: Mapping[str, Array]
+        self,
+        at: Round,
+        results: Sequence[UserResult],
+        timings: Callable[[], Timings],
+        sums: Mapping[str, Array] | Sequence[MemoryHandle],
     ) -> None:
         """Pushes this simulator's exact sums of weighted deltas.
 
@@ -161,21 +166,29 @@ class SchedulerClient:
             at: the round.
             results: of all users of the share.
             timings: called when the last tensor is on its way.
-            sums: int64, see `aggregation`; empty if the share was.
+            sums: int64 by name, see `aggregation`, or, on the scheduler's machine, where
+                its shards' sums are; they must stay until the next round.  Empty if the share was.
         """
-        self._caller.call(self._stub.FedAvgUpdate, self._params_messages(at, results, timings, tensor_chunks(sums)))
+        if isinstance(sums, Mapping):
+            parts = (pb.ParamsMessage(chunk=chunk) for chunk in tensor_chunks(sums))
+        else:
+            parts = (pb.ParamsMessage(sums=handle_to_message(handle)) for handle in sums)
+        self._caller.call(self._stub.FedAvgUpdate, self._params_messages(at, results, timings, parts))
+
+    def shared_memory(self) -> MemoryHandle:
+        """Where the shared parameters are in the memory of the scheduler's machine."""
+        return handle_from_message(self._caller.call(self._stub.GetSharedMemory, pb.SimulatorRank(rank=self._rank)))
 
     def _params_messages(
         self,
         at: Round,
         results: Sequence[UserResult],
         timings: Callable[[], Timings],
-        chunks: Iterator[tensor_pb2.TensorChunk],
+        parts: Iterator[pb.ParamsMessage],
     ) -> Iterator[pb.ParamsMessage]:
         for head in report_head(self._rank, at, results):
             yield pb.ParamsMessage(report=head)
-        for chunk in chunks:
-            yield pb.ParamsMessage(chunk=chunk)
+        yield from parts
         yield pb.ParamsMessage(report=report_tail(timings()))
 
     def update_test_metrics(

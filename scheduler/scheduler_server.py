@@ -12,14 +12,18 @@ import grpc
 from protos.channel import answering, make_server, streaming
 from protos.codec import TensorAssembler, tensor_chunks
 from protos.errors import BadInput
+from protos.shared_arrays import MemoryHandle, SharedArrays
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
 from protos.stubs import tensor_pb2
+from scheduler.aggregation import Sums, sum_specs
 from scheduler.coordinator import Coordinator
 from scheduler.messages import (
     Layout,
     ReportReader,
     counts_from_messages,
+    handle_from_message,
+    handle_to_message,
     info_from_message,
     info_to_message,
     share_to_messages,
@@ -47,10 +51,11 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._do = coordinator
+        self._maps: dict[MemoryHandle, Sums] = {}
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
         for name in ("Register", "ReportFailure", "UpdateUserInstNum", "UpdateGlobalParams", "FedAvgUpdate",
-                     "UpdateTestMetrics", "Exit"):  # fmt: skip
+                     "GetSharedMemory", "UpdateTestMetrics", "Exit"):  # fmt: skip
             setattr(self, name, unary(getattr(self, name)))
         for name in ("Exchange", "Watch", "SampleUsersToTrain", "SampleUsersWithHash", "FixedUsersToTrain",
                      "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
@@ -67,9 +72,11 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
             yield pb.ExchangeReply(rank=rank, payload=payload)
 
     def Watch(self, request: pb.WatchRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchReply]:  # noqa: N802, D102
-        context.add_callback(lambda: self._do.drop(request.rank))
+        self._do.note_watch(request.rank)
+        if not context.add_callback(lambda: self._do.drop(request.rank)):
+            self._do.drop(request.rank)
         yield pb.WatchReply()
-        self._do.watch(request.rank)
+        self._do.watch()
 
     def ReportFailure(self, request: pb.Failure, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802, D102
         self._do.fail(request.message)
@@ -121,18 +128,34 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
 
     def FedAvgUpdate(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.Empty:  # noqa: N802, D102
         tensors, report = TensorAssembler(self._do.push_specs()), ReportReader(self._do.rules.seed)
+        sums: list[Sums] = []
         for message in request:
             part = message.WhichOneof("part")
             if part == "chunk":
                 self._do.check_names([message.chunk.name])
                 tensors.add(message.chunk)
+            elif part == "sums":
+                sums.append(self._mapped(handle_from_message(message.sums)))
             elif part == "report":
                 report.add(message.report)
             else:
-                raise BadInput(f"a push carries reports and chunks, not {part}")
+                raise BadInput(f"a push carries reports and sums, not {part}")
         rank, at, results, timings = report.finish()
-        self._do.push(rank, at, results, timings, tensors.finish() if results else {})
+        if results and not sums:
+            sums = [Sums.whole(tensors.finish())]
+        self._do.push(rank, at, results, timings, sums)
         return pb.Empty()
+
+    def GetSharedMemory(self, request: pb.SimulatorRank, context: Any) -> pb.MemoryHandle:  # noqa: N802, D102
+        return handle_to_message(self._do.memory())
+
+    def _mapped(self, handle: MemoryHandle) -> Sums:
+        """The sums of a shard of this machine; mapped once."""
+        if handle not in self._maps:
+            specs = self._do.param_specs() or {}
+            arrays = SharedArrays.open(handle, sum_specs(specs)).arrays
+            self._maps[handle] = Sums.of(arrays, specs)
+        return self._maps[handle]
 
     def UpdateTestMetrics(self, request: Iterable[pb.RoundReport], context: Any) -> pb.TestSummary:  # noqa: N802, D102
         report = ReportReader(self._do.rules.seed)

@@ -21,6 +21,7 @@ parameters are cut; x is rounded to its own dtype once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -28,7 +29,7 @@ import numpy.typing as npt
 
 from protos.codec import Array, Tensors
 from protos.errors import BadInput
-from scheduler.aggregation import BLOCK, Int64
+from scheduler.aggregation import BLOCK, Int64, Sums
 
 Float64 = npt.NDArray[np.float64]
 
@@ -45,6 +46,8 @@ class ServerOptimizer(ABC):
     slots: ClassVar[tuple[str, ...]] = ()
     # Whether users count by their weight; if not, each counts 1.
     weighted: ClassVar[bool] = True
+    # Whether an element whose mean delta is 0 stays as it is, so that untouched rows can be left out.
+    keeps_untouched: ClassVar[bool] = False
 
     def __init__(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
@@ -68,30 +71,45 @@ class ServerOptimizer(ABC):
             float64 (n,).
         """
 
-    def apply(self, name: str, param: Array, total: Int64, factor: float, cohort_size: int) -> None:
+    def apply(self, name: str, param: Array, sums: Sequence[Sums], factor: float, cohort_size: int) -> None:
         """Moves one parameter in place.
 
         Args:
             name: of the parameter.
             param: float array, any shape.
-            total: int64 array of the same shape, the exact sum of weighted deltas.
+            sums: exact sums of weighted deltas, of all accumulators.
             factor: `aggregation.mean_factor`.
             cohort_size: users that took part.
 
         Raises:
             BadInput: the new value is not finite; the parameter is left half-way.
         """
-        flat, sums = param.reshape(-1), total.reshape(-1)
+        if self.keeps_untouched and not self.slots and param.ndim > 1:
+            touched = np.logical_or.reduce([s.touched[name] for s in sums])
+            if not touched.all():
+                rows = np.flatnonzero(touched)
+                some = param[rows]
+                self._apply_flat(name, some.reshape(-1), [_gather(s, name, rows) for s in sums], factor, cohort_size)
+                param[rows] = some
+                return
+        totals = [s.settle(name).reshape(-1) for s in sums]
+        self._apply_flat(name, param.reshape(-1), totals, factor, cohort_size)
+
+    def _apply_flat(self, name: str, flat: Array, totals: Sequence[Int64], factor: float, cohort_size: int) -> None:
         state = self._slots_of(name, flat.size)
         for start in range(0, flat.size, BLOCK):
             part = slice(start, start + BLOCK)
+            total = totals[0][part] if len(totals) == 1 else np.add.reduce([t[part] for t in totals])
             here = {slot: values[part] for slot, values in state.items()}
             x: Float64 = flat[part].astype(np.float64)
-            mean: Float64 = np.multiply(sums[part], factor, dtype=np.float64)
+            mean: Float64 = np.multiply(total, factor, dtype=np.float64)
             new = self._step(x, mean, here, cohort_size)
-            if not np.isfinite(new).all():
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused
+                rounded = new.astype(flat.dtype)
+            if not np.isfinite(rounded).all():
                 raise BadInput(f"the server step made parameter {name!r} NaN or infinite; lower --server-lr")
-            flat[part] = new
+            # Without -0.0, which a row that nobody touched would keep and another not.
+            np.add(rounded, 0.0, out=flat[part])
 
     def state_dict(self) -> Tensors:
         """The state as "parameter/slot" -> float64 array, flat."""
@@ -114,6 +132,7 @@ class FedAvg(ServerOptimizer):
     """x <- x + lr d."""
 
     name: ClassVar[str] = "fedavg"
+    keeps_untouched: ClassVar[bool] = True
 
     def __init__(self, learning_rate: float = 1.0) -> None:
         super().__init__(learning_rate)
@@ -126,6 +145,7 @@ class Sum(ServerOptimizer):
     """x <- x + lr times the plain sum of the users' deltas, each counted once."""
 
     name: ClassVar[str] = "sum"
+    keeps_untouched: ClassVar[bool] = True
     weighted: ClassVar[bool] = False
 
     def __init__(self, learning_rate: float = 1.0) -> None:
@@ -211,6 +231,13 @@ class FedYogi(_Adaptive):
 
     def _second(self, v: Float64, square: Float64) -> None:
         v -= (1 - self.beta2) * square * np.sign(v - square)
+
+
+def _gather(sums: Sums, name: str, rows: npt.NDArray[np.intp]) -> Int64:
+    """Rows of a sum, with zeros where nobody added, flat."""
+    found = sums.totals[name][rows]
+    found[~sums.touched[name][rows]] = 0
+    return found.reshape(-1)
 
 
 SERVER_OPTIMIZERS: dict[str, type[ServerOptimizer]] = {

@@ -68,7 +68,8 @@ class DataClient:
             for record in records:
                 key = pb.UserDataKey(uid=record.uid, set=pb.DataSet(date=record.date, split=record.split))
                 examples = tensor_pb2.TensorBundle.FromString(record.payload)
-                yield pb.UserData(key=key, file_number=record.order[0], examples=examples)
+                number, place = record.order
+                yield pb.UserData(key=key, file_number=number, place=place, examples=examples)
 
         receipt = self._call(caller, stub.SendData, messages())
         return int(receipt.users)

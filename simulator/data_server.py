@@ -100,13 +100,13 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
 
     def SendData(self, request: Iterable[pb.UserData], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
         total, batch, size = 0, [], 0
-        for place, message in enumerate(request):
+        for message in request:
             key = message.key
             self._check_owner(key.uid)
             check_split(key.set.split)
             check_examples(key.uid, from_bundle(message.examples))
             payload = message.examples.SerializeToString()
-            order = (message.file_number, place)
+            order = (message.file_number, message.place)
             batch.append(UserRecord(key.uid, check_date(key.set.date), key.set.split, order, payload))
             size += len(payload)
             if size > BATCH_BYTES:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.codec import Tensors, TensorSpec
+from protos.shared_arrays import MemoryHandle
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
@@ -94,6 +95,13 @@ class Attach:
 
     shared: dict[str, TensorSpec]
     write_initial: bool
+
+
+@dataclass(frozen=True)
+class UseMemory:
+    """Read the shared parameters from the scheduler's own memory from now on."""
+
+    handle: MemoryHandle
 
 
 @dataclass(frozen=True)

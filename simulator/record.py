@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import yaml
 from protos.codec import Tensors
 from protos.errors import FLError
 from scheduler.messages import Layout
-from scheduler.metrics import UserResult, ratio, reduce_metrics, user_spread
+from scheduler.metrics import ratio, reduce_metrics, user_spread
 from scheduler.rounds import TRAIN, RoundRecord
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class RunRecord:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self._settings = dict(settings)
-        self._extra: list[str] | None = None
+        self._columns: dict[str, list[str]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _set_aside(folder)
@@ -73,23 +74,19 @@ class RunRecord:
 
     def on_record(self, record: RoundRecord) -> None:
         """Adds rows to metrics.csv, and to cohorts.json or per_user.csv."""
-        metrics = reduce_metrics(record.results)
-        if self._extra is None:
-            self._extra = sorted(set(metrics) - {"loss", "top1"})
-            self._append("metrics.csv", [[*_FIRST, *self._extra, *_SPREAD, *_LAST]])
-        values = {name: ratio(pair) for name, pair in metrics.items()}
-        row: list[Any] = [record.at.date, record.at.round, record.phase, len(record.results)]
-        row += [sum(r.examples for r in record.results)]
-        row += [_number(values.get(name)) for name in ["loss", "top1", *self._extra]]
+        values = {name: ratio(pair) for name, pair in reduce_metrics(record.results).items()}
+        row: dict[str, Any] = {"date": record.at.date, "round": record.at.round, "phase": record.phase}
+        row |= {"users": len(record.results), "examples": sum(r.examples for r in record.results)}
+        row |= {name: _number(value) for name, value in values.items()}
         if record.phase == TRAIN:
-            row += [""] * len(_SPREAD)
             self._add_cohort([r.uid for r in record.results])
         else:
             spread = user_spread(record.results, "top1")
-            row += [_number(spread[key]) for key in ("mean", "p10", "p50", "p90")]
+            row |= {f"top1_user_{key}": _number(value) for key, value in spread.items()}
             self._add_users(record)
-        times = (record.seconds, *(getattr(record.timings, name) for name in _LAST[1:]))
-        self._append("metrics.csv", [[*row, *(f"{seconds:.6f}" for seconds in times)]])
+        times = {"seconds": record.seconds, **{name: getattr(record.timings, name) for name in _LAST[1:]}}
+        row |= {name: f"{seconds:.6f}" for name, seconds in times.items()}
+        self._add_rows("metrics.csv", _FIRST, sorted(set(values) - set(_FIRST)), [*_SPREAD, *_LAST], [row])
 
     # -- parameters ------------------------------------------------------------------
 
@@ -111,21 +108,39 @@ class RunRecord:
 
     def _add_users(self, record: RoundRecord) -> None:
         names = sorted({name for r in record.results for name in r.metrics})
-        rows: list[list[Any]] = []
-        if not (self.folder / "per_user.csv").exists():
-            columns = [column for name in names for column in (name, f"{name}_count")]
-            rows.append(["date", "round", "uid", "examples", *columns])
-        rows += [[record.at.date, record.at.round, *_user_row(r, names)] for r in record.results]
-        self._append("per_user.csv", rows)
+        columns = [column for name in names for column in (name, f"{name}_count")]
+        rows = []
+        for r in record.results:
+            row = {"date": record.at.date, "round": record.at.round, "uid": r.uid, "examples": r.examples}
+            for name, pair in r.metrics.items():
+                row |= {name: _number(ratio(pair)), f"{name}_count": _number(pair[1])}
+            rows.append(row)
+        self._add_rows("per_user.csv", ["date", "round", "uid", "examples"], columns, [], rows)
 
-    def _append(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
+    def _add_rows(
+        self, name: str, first: list[str], extra: list[str], last: list[str], rows: list[dict[str, Any]]
+    ) -> None:
+        """Adds rows to a CSV file; columns that are new, as a metric only tests have, go between first and last."""
+        path = self.folder / name
+        known = self._columns.get(name)
+        columns = [*first, *sorted({*(known or [])[len(first) : len(known or []) - len(last)], *extra}), *last]
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
         try:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
-                file.write(text.getvalue())
+            if columns == known:
+                writer.writerows(rows)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(text.getvalue())
+                return
+            writer.writeheader()
+            if known:
+                with path.open(encoding="utf-8", newline="") as file:
+                    writer.writerows(csv.DictReader(file))
+            writer.writerows(rows)
+            _replace_text(path, text.getvalue())
         except OSError as error:
             raise self._refusal(name, error) from error
+        self._columns[name] = columns
 
     def _write(self, name: str, text: str) -> None:
         try:
@@ -159,18 +174,18 @@ def read_npz(path: Path, what: str) -> Tensors:
         FLError: it cannot be read or is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise FLError(f"{what} {path}: cannot be read as an NPZ file of arrays: {error}") from error
 
 
-def _user_row(result: UserResult, names: list[str]) -> list[Any]:
-    row: list[Any] = [result.uid, result.examples]
-    for name in names:
-        pair = result.metrics.get(name)
-        row += ["", ""] if pair is None else [_number(ratio(pair)), _number(pair[1])]
-    return row
+def _replace_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _number(value: float | None) -> str:

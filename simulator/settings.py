@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import argparse
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict, SettingsError
 
 from protos.errors import BadInput
@@ -77,6 +79,9 @@ class Settings(BaseSettings):
         None, ge=1, description="worker processes a simulator (default: the machine's usable cores)"
     )
     tune: bool = Field(True, description="set the shards' environment for speed (allocator, MKL)")
+    shared_memory: bool = Field(
+        True, description="hand parameters over in memory between processes of one machine, instead of streaming them"
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
 
     @property
@@ -124,28 +129,38 @@ def parse_settings(kind: type[AnySettings], arguments: Sequence[str] | None = No
     Raises:
         SystemExit: 0 after --help, 2 after a mistake.
     """
-    if launcher_rank():
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - restored below
+    quiet = bool(launcher_rank())
     try:
-        return read_settings(kind, sys.argv[1:] if arguments is None else list(arguments))
+        with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+            return read_settings(kind, sys.argv[1:] if arguments is None else list(arguments))
     except BadInput as error:
-        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+        if not quiet:
+            sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
         raise SystemExit(BAD_USAGE) from error
-    finally:
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 
 
 def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySettings:
     """As `parse_settings`, raising BadInput."""
+    finder = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
     try:
-        given = _parse(kind, arguments, {})
-        if given.config is None:
-            return given
-        return _parse(kind, arguments, _read_yaml(given.config, kind))
-    except ValidationError as error:
-        raise BadInput("; ".join(_describe(kind, problem) for problem in error.errors())) from error
-    except SettingsError as error:
+        config = finder.parse_known_args(arguments)[0].config
+    except argparse.ArgumentError as error:
         raise BadInput(str(error)) from error
+    below = {} if config is None else _read_yaml(config, kind)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return _parse(kind, arguments, below)
+    except ValidationError as error:
+        raise BadInput("; ".join(_describe(problem) for problem in error.errors())) from error
+    except SettingsError as error:
+        raise BadInput(" ".join(str(error).split())) from error
+    except SystemExit as end:
+        if not end.code:
+            raise  # --help
+        # argparse prints its whole usage before the one line that helps
+        raise BadInput(said.getvalue().rpartition("error: ")[2].strip()) from end
 
 
 def _parse(kind: type[AnySettings], arguments: Sequence[str], below: dict[str, Any]) -> AnySettings:
@@ -157,7 +172,15 @@ def _parse(kind: type[AnySettings], arguments: Sequence[str], below: dict[str, A
             return (init_settings,)
 
     Source.__doc__, Source.__name__ = kind.__doc__, kind.__name__
-    made = Source(_cli_parse_args=list(arguments), _cli_prog_name=Path(sys.argv[0]).name, **below)
+    source: Any = Source
+    if "data" in below:
+        # argparse asks for a positional argument unless it has a default
+        field = Field(Path(str(below["data"])), description=kind.model_fields["data"].description)
+        source = create_model(
+            kind.__name__, __base__=Source, __doc__=kind.__doc__, data=(CliPositionalArg[Path], field)
+        )
+        below = {name: value for name, value in below.items() if name != "data"}
+    made = source(_cli_parse_args=list(arguments), _cli_prog_name=Path(sys.argv[0]).name, **below)
     return kind.model_construct(**{name: getattr(made, name) for name in kind.model_fields})
 
 
@@ -166,6 +189,8 @@ def _read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"--config {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"--config {path}: not YAML: not UTF-8 ({error})") from error
     except yaml.YAMLError as error:
         raise BadInput(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
     if content is None:
@@ -174,6 +199,10 @@ def _read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
         raise BadInput(f"--config {path}: expected settings as name: value")
     # A record's config.yaml keeps its settings under this key, so that it can be given back.
     content = content.get("settings", content)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise BadInput(f"--config {path}: expected settings as name: value")
     named = {str(name).replace("-", "_"): value for name, value in content.items()}
     unknown = sorted(set(named) - set(kind.model_fields))
     if unknown:
@@ -181,7 +210,7 @@ def _read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
     return named
 
 
-def _describe(kind: type[Settings], problem: Any) -> str:
+def _describe(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
     flag = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
     if problem["type"] == "missing":

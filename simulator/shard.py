@@ -26,7 +26,8 @@ import numpy as np
 
 from protos.codec import Tensors, to_bundle
 from protos.errors import BadInput, FLError
-from scheduler.aggregation import ExactSum, sum_specs
+from protos.shared_arrays import SharedArrays
+from scheduler.aggregation import ExactSum, Sums, sum_specs
 from scheduler.metrics import Pair, UserResult
 from scheduler.rounds import TRAIN, Timings
 from scheduler.samplers import Round
@@ -35,7 +36,6 @@ from simulator import jobs
 from simulator.data_client import DataClient
 from simulator.examples import Examples, check_examples
 from simulator.logs import set_up_logging
-from simulator.shared_arrays import SharedArrays
 from simulator.store import UserRecord, UserStore
 from simulator.work_queue import WorkQueue
 
@@ -68,8 +68,10 @@ class Shard:
         self._data: DataClient | None = None
         self._model: Any = None
         self._private_start: Any = None
+        self._own: SharedArrays | None = None
         self._params: SharedArrays | None = None
-        self._sums: SharedArrays | None = None
+        self._sums: Sums | None = None
+        self._checked_rows = False
         self.where = ""
         self._do: dict[type, Callable[[Any], Any]] = {
             jobs.Connect: self._connect,
@@ -78,6 +80,7 @@ class Shard:
             jobs.ReadFiles: self._read_files,
             jobs.BuildModel: self._build_model,
             jobs.Attach: self._attach,
+            jobs.UseMemory: self._use_memory,
             jobs.StartPrivate: self._start_private,
             jobs.TrainShare: self._train_share,
             jobs.TrainInTurn: self._train_in_turn,
@@ -146,11 +149,19 @@ class Shard:
         )
 
     def _attach(self, job: jobs.Attach) -> None:
-        self._params = SharedArrays(self._is.params_fd, job.shared)
-        self._sums = SharedArrays(self._is.sums_fd, sum_specs(job.shared))
+        self._own = self._params = SharedArrays(self._is.params_fd, job.shared)
+        self._sums = Sums.of(SharedArrays(self._is.sums_fd, sum_specs(job.shared)).arrays, job.shared)
         if job.write_initial:
-            for name, target in self._params.arrays.items():
-                target[...] = self._model.read(name)
+            self._write_params()
+
+    def _write_params(self) -> None:
+        """Puts the model's shared parameters into the simulator's own memory."""
+        assert self._own is not None
+        for name, target in self._own.arrays.items():
+            target[...] = self._model.read(name)
+
+    def _use_memory(self, job: jobs.UseMemory) -> None:
+        self._params = SharedArrays.open(job.handle, {name: self._model.specs[name] for name in self._model.shared})
 
     def _start_private(self, job: jobs.StartPrivate) -> None:
         from simulator.model_state import PrivateStart
@@ -163,24 +174,42 @@ class Shard:
         assert self._params is not None
         assert self._sums is not None
         clock, results = _Clock(), []
-        for total in self._sums.arrays.values():
-            total.fill(0)
-        clock.lap("push")
-        exact = ExactSum(self._sums.arrays, job.share.cohort_size, job.share.exponent)
+        self._model.load(self._params.arrays)
+        exact = ExactSum(self._sums, job.share.cohort_size, job.share.exponent)
         for i in self._jobs():
             uid = job.share.uids[i]
             examples = self._load_user(uid, job.at, TRAIN)
-            self._model.load(self._params.arrays)
             clock.lap("pull")
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
             weight = self._is.trainer.weight(examples) if self._is.weighted else 1.0
-            for name in self._model.shared:
-                exact.add(name, self._model.read(name), self._params[name], weight, uid)
+            self._take_delta(exact, uid, examples, weight)
             self._store_private(uid, job.at)
             results.append(UserResult(uid, job.share.counts[i], weight, metrics))
             clock.lap("push")
         return jobs.ShareResult(results, clock.timings())
+
+    def _take_delta(self, exact: ExactSum, uid: str, examples: Examples, weight: float) -> None:
+        """Adds a user's delta to the sums; the model then holds the round's parameters again."""
+        assert self._params is not None
+        rows = self._is.trainer.touched_rows(examples)
+        if rows and not self._checked_rows:
+            self._check_rows(uid, rows)
+        for name in self._model.shared:
+            exact.take(name, self._model.read(name), self._params[name], weight, uid, rows.get(name))
+
+    def _check_rows(self, uid: str, rows: dict[str, Any]) -> None:
+        """Holds the trainer to what it says of the rows that training can change, for its first user."""
+        assert self._params is not None
+        for name in set(rows) & set(self._model.shared):
+            changed = (self._model.read(name) != self._params[name]).reshape(len(self._params[name]), -1).any(axis=1)
+            changed[rows[name]] = False
+            if changed.any():
+                raise BadInput(
+                    f"uid {uid!r}: touched_rows leaves out row {int(np.argmax(changed))} of {name!r}, which training "
+                    "has changed; correct the trainer's touched_rows or return {}"
+                )
+        self._checked_rows = True
 
     def _train_in_turn(self, job: jobs.TrainInTurn) -> jobs.ShareResult:
         assert self._params is not None
@@ -194,8 +223,7 @@ class Shard:
             self._store_private(uid, job.at)
             results.append(UserResult(uid, count, self._is.trainer.weight(examples), metrics))
             clock.lap("push")
-        for name, target in self._params.arrays.items():
-            target[...] = self._model.read(name)
+        self._write_params()
         clock.lap("push")
         return jobs.ShareResult(results, clock.timings())
 

@@ -15,13 +15,14 @@ _KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": "67108864",
 }
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_")
+_LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_", "SLURM_PROCID")
 
 
 def shard_environment(environ: Mapping[str, str], *, tune: bool, cpu: str | None = None) -> dict[str, str]:
     """The variables of a shard.
 
-    A variable that the user has set is left as it is.
+    A variable that the user has set is left as it is, but for the number of threads:
+    a shard has one core, and another number of threads would give other bits.
 
     Args:
         environ: the simulator's variables.

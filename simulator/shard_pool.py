@@ -17,12 +17,12 @@ from typing import Any
 
 from protos.codec import TensorSpec
 from protos.errors import BadInput, FLError, RunEnded
-from scheduler.aggregation import sum_specs
+from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
+from scheduler.aggregation import Sums, sum_specs
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
 from simulator import jobs
 from simulator.shard_environment import shard_environment
-from simulator.shared_arrays import SharedArrays, unnamed_file
 from simulator.work_queue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class ShardPool:
         self._interrupt: FLError | None = None
         self.queue = WorkQueue(self._queue_fd)
         self._environment = shard_environment(os.environ, tune=tune)
-        self._params: SharedArrays | None = None
-        self._sums: list[SharedArrays] = []
+        self._memory: list[SharedArrays] = []
+        self._sums: list[Sums] = []
         self._shards = [self._start(index, settings) for index in range(count)]
 
     def __len__(self) -> int:
@@ -96,11 +96,12 @@ class ShardPool:
 
     def attach(self, shared: Mapping[str, TensorSpec], *, write_initial: bool) -> SharedArrays:
         """Lays out the shared arrays and has all shards map them; shard 0 may write its initial values."""
-        self._params = SharedArrays(self._params_fd, shared, create=True)
-        self._sums = [SharedArrays(fd, sum_specs(shared), create=True) for fd in self._sums_fds]
+        params = SharedArrays(self._params_fd, shared, create=True)
+        self._memory = [SharedArrays(fd, sum_specs(shared), create=True) for fd in self._sums_fds]
+        self._sums = [Sums.of(memory.arrays, shared) for memory in self._memory]
         tasks = {i: jobs.Attach(dict(shared), write_initial and i == 0) for i in range(len(self._shards))}
         self._collect(tasks)
-        return self._params
+        return params
 
     def read_files(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> dict[str, int]:
         """Reads files of a day in all shards; returns uid -> examples."""
@@ -125,13 +126,18 @@ class ShardPool:
         self.queue.fill(len(share.uids))
         return self._run_share(dict.fromkeys(range(len(self._shards)), jobs.EvaluateShare(at, share)))
 
+    def sum_handles(self) -> list[MemoryHandle]:
+        """Where the shards' sums are, for a scheduler on this machine."""
+        return [memory.handle() for memory in self._memory]
+
     def reduce_sums(self) -> dict[str, Any]:
-        """The sums of all shards, added up in shard 0's arrays."""
-        first = self._sums[0].arrays
-        for other in self._sums[1:]:
-            for name, total in first.items():
-                total += other[name]
-        return dict(first)
+        """The sums of all shards, added up in shard 0's memory."""
+        first = self._sums[0]
+        for name in first.totals:
+            total = first.settle(name)
+            for other in self._sums[1:]:
+                total += other.settle(name)
+        return dict(first.totals)
 
     def interrupt(self, error: FLError) -> None:
         """Ends the wait for shards with an error; called from another thread."""

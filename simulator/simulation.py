@@ -6,7 +6,6 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ import grpc
 import numpy as np
 
 from protos.codec import Tensors, from_bundle, to_bundle
-from protos.errors import BadInput, FLError
+from protos.errors import BadInput, FLError, NotFound
+from protos.shared_arrays import SharedArrays
 from protos.stubs import tensor_pb2
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.rounds import TEST, TRAIN, Rules, Timings
 from scheduler.samplers import FixedSampler, HashSampler, NoTestSampler, Round
 from scheduler.scheduler_client import SchedulerClient
+from scheduler.streams import uid_hash
 from simulator import jobs
 from simulator.data_client import owner_of
 from simulator.data_server import PrivateSchema, start_data_server
@@ -32,7 +33,6 @@ from simulator.scratch import ScratchFolder
 from simulator.settings import Settings
 from simulator.shard_environment import usable_cores
 from simulator.shard_pool import ShardPool
-from simulator.shared_arrays import SharedArrays
 from simulator.store import UserStore
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ class Simulation:
         self._layout: Layout | None = None
         self._params: SharedArrays | None = None
         self._schema = PrivateSchema()
+        # Whether shards read the parameters from the scheduler's own memory, and it their sums from theirs.
+        self._in_memory = False
         self._step = 0
 
     # -- the run ---------------------------------------------------------------
@@ -130,6 +132,12 @@ class Simulation:
         return self._layout
 
     @property
+    def params(self) -> SharedArrays:
+        """This machine's copy of the shared parameters."""
+        assert self._params is not None, "the model comes first"
+        return self._params
+
+    @property
     def pool(self) -> ShardPool:
         """The shards."""
         assert self._pool is not None, "start comes first"
@@ -165,8 +173,8 @@ class Simulation:
         self._info = SimulatorInfo(self._role.rank, self._role.host, address, shards, days)
 
     def _join(self) -> None:
-        self._layout = self._client.register(self._info)
         self._client.watch(self._run_ended)
+        self._layout = self._client.register(self._info)
         self.pool.ask_all(jobs.Connect({info.rank: info.data_address for info in self.layout.simulators}))
 
     def _run_ended(self, error: FLError | None) -> None:
@@ -198,6 +206,21 @@ class Simulation:
         self._schema.set(schema.private)
         given = from_bundle(tensor_pb2.TensorBundle.FromString(first_private))
         self.pool.ask_all(jobs.StartPrivate(given))
+        self._find_memory(schema)
+
+    def _find_memory(self, schema: jobs.ModelSchema) -> None:
+        """Uses the scheduler's memory for the parameters if it is on this machine, else they are streamed."""
+        if not self._settings.shared_memory:
+            return
+        self._client.get_global_params(0, into=self.params.arrays)
+        handle = self._client.shared_memory()
+        try:
+            SharedArrays.open(handle, schema.shared)
+        except NotFound as error:
+            logger.info("parameters are streamed: %s", error)
+            return
+        self.pool.ask_all(jobs.UseMemory(handle))
+        self._in_memory = True
 
     def _take_initial(self, given: Tensors, schema: jobs.ModelSchema) -> Tensors:
         """Writes `--init` to the shared arrays; returns its values for private parameters."""
@@ -262,16 +285,13 @@ class Simulation:
 
     def _play_round(self, at: Round) -> None:
         """Pull, train, push."""
-        assert self._params is not None
         share = self._sample(at)
-        began = time.perf_counter()
-        self._client.get_global_params(at.step, into=self._params.arrays)
-        pulled = time.perf_counter() - began
+        pulled = self._pull(at.step)
         if not self._rules.federated:
             if share.uids:
                 done = self.pool.train_in_turn(at, share)
                 timings = _with(done.timings, pull=pulled)
-                self._client.replace_global_params(at, done.results, lambda: timings, self._params.arrays)
+                self._client.replace_global_params(at, done.results, lambda: timings, self.params.arrays)
             return
         done = self.pool.train(at, share)
         trained = time.perf_counter()
@@ -279,8 +299,17 @@ class Simulation:
         def timings_now() -> Timings:
             return _with(done.timings, pull=pulled, push=time.perf_counter() - trained)
 
-        sums: Mapping[str, Any] = self.pool.reduce_sums() if share.uids else {}
+        sums: Any = {}
+        if share.uids:
+            sums = self.pool.sum_handles() if self._in_memory else self.pool.reduce_sums()
         self._client.fedavg_update(at, done.results, timings_now, sums)
+
+    def _pull(self, step: int) -> float:
+        """Has the shared parameters before round `step` where the shards read them; returns seconds."""
+        began = time.perf_counter()
+        if not self._in_memory:
+            self._client.get_global_params(step, into=self.params.arrays)
+        return time.perf_counter() - began
 
     def _sample(self, at: Round) -> Any:
         """Asks for the share in the words of the run's sampler."""
@@ -291,12 +320,9 @@ class Simulation:
         return self._client.sample_user_list(at)
 
     def _evaluate(self, date: str) -> None:
-        assert self._params is not None
         at = Round(self._rules.seed, date, self._step, self._step)
         share = self._client.test_sample_user_list(at)
-        began = time.perf_counter()
-        self._client.get_global_params(self._step, into=self._params.arrays)
-        pulled = time.perf_counter() - began
+        pulled = self._pull(self._step)
         done = self.pool.evaluate(at, share)
         self._client.update_test_metrics(at, done.results, _with(done.timings, pull=pulled))
 
@@ -316,7 +342,8 @@ class Simulation:
 def file_name(uid: str) -> str:
     """A uid as a file name: letters, digits, - and _ as they are, other bytes as %XX."""
     safe = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
-    return "".join(chr(b) if b in safe else f"%{b:02X}" for b in uid.encode())[:200]
+    name = "".join(chr(b) if b in safe else f"%{b:02X}" for b in uid.encode())
+    return name if len(name) <= 200 else f"{name[:180]}-{uid_hash(uid):016x}"
 
 
 def _with(timings: Timings, *, pull: float = 0.0, push: float = 0.0) -> Timings:

@@ -15,6 +15,7 @@ from scheduler.aggregation import (
     BLOCK,
     FRACTION_BITS,
     ExactSum,
+    Sums,
     mean_factor,
     scale_exponent,
     sum_specs,
@@ -25,12 +26,25 @@ quick = settings(derandomize=True, max_examples=60, deadline=None)
 SHAPE = (2, 3)
 
 
-def sums(shape=SHAPE):
-    return {"w": np.zeros(shape, np.int64)}
+def make_sums(shape=SHAPE):
+    """Sums of one parameter, in memory that is full of what an earlier round left."""
+    specs = sum_specs({"w": TensorSpec("float32", shape if isinstance(shape, tuple) else (shape,))})
+    arrays = {name: np.full(spec.shape, 77, spec.dtype) for name, spec in specs.items()}
+    return Sums.of(arrays, ["w"])
 
 
-def add(totals, new, old, weight=1.0, *, cohort=1, exponent=0, uid="ann"):
-    ExactSum(totals, cohort, exponent).add("w", np.asarray(new), np.asarray(old), weight, uid)
+def add(exact, new, old, weight=1.0, uid="ann", rows=None):
+    """Takes a copy, so that `new` stays as it is."""
+    exact.take("w", np.array(new), np.asarray(old), weight, uid, rows)
+
+
+def summed(cohort, old, exponent, shape=SHAPE):
+    """The total of (new, weight) pairs."""
+    sums = make_sums(shape)
+    exact = ExactSum(sums, len(cohort), exponent)
+    for i, (new, weight) in enumerate(cohort):
+        add(exact, new, old, float(weight), str(i))
+    return sums.settle("w")
 
 
 # -- by hand -----------------------------------------------------------------------
@@ -40,14 +54,12 @@ def test_the_weighted_mean_of_two_users_by_hand():
     """Weights 1 and 3, deltas [1, -2] and [2, 0.5]: mean [(1 + 6) / 4, (-2 + 1.5) / 4] = [1.75, -0.125]."""
     exponent = scale_exponent(4)
     assert exponent == 2
-    totals = sums(2)
-    exact = ExactSum(totals, 2, exponent)
     old = np.array([10.0, 10.0], np.float32)
-    exact.add("w", np.array([11.0, 8.0], np.float32), old, 1.0, "ann")
-    exact.add("w", np.array([12.0, 10.5], np.float32), old, 3.0, "bob")
+    cohort = [(np.array([11.0, 8.0], np.float32), 1.0), (np.array([12.0, 10.5], np.float32), 3.0)]
+    total = summed(cohort, old, exponent, 2)
     # The grid is 2**(48 - 2) to one, so the sums are 7 * 2**46 and -0.5 * 2**46.
-    assert totals["w"].tolist() == [7 * 2**46, -(2**45)]
-    assert (totals["w"] * mean_factor(total_weight([1.0, 3.0]), exponent)).tolist() == [1.75, -0.125]
+    assert total.tolist() == [7 * 2**46, -(2**45)]
+    assert (total * mean_factor(total_weight([1.0, 3.0]), exponent)).tolist() == [1.75, -0.125]
 
 
 @pytest.mark.parametrize(
@@ -68,15 +80,52 @@ def test_the_sum_of_weights_does_not_depend_on_order():
     assert total_weight([1e16, 1.0, 1.0]) == total_weight([1.0, 1e16, 1.0]) == 10000000000000002.0
 
 
-def test_sums_are_added_in_place_to_what_is_there():
-    totals = {"w": np.full(SHAPE, 5, np.int64)}
-    add(totals, np.full(SHAPE, 1.0), np.zeros(SHAPE), exponent=FRACTION_BITS)
-    add(totals, np.zeros(SHAPE), np.zeros(SHAPE), exponent=FRACTION_BITS)
-    assert totals["w"].tolist() == [[6, 6, 6], [6, 6, 6]]
+def test_sums_start_from_nothing_whatever_their_memory_held():
+    assert summed([(np.full(SHAPE, 6.0), 1)], np.zeros(SHAPE), FRACTION_BITS).tolist() == [[6, 6, 6], [6, 6, 6]]
+    assert summed([(np.zeros(SHAPE), 1)], np.zeros(SHAPE), FRACTION_BITS).tolist() == [[0, 0, 0], [0, 0, 0]]
+    sums = make_sums()
+    ExactSum(sums, 1, 0)
+    assert not sums.settle("w").any()
 
 
-def test_sums_look_like_the_parameters_but_hold_int64():
-    assert sum_specs({"w": TensorSpec("float32", SHAPE)}) == {"w": TensorSpec("int64", SHAPE)}
+def test_what_a_user_trained_is_put_back_for_the_next():
+    new, old = np.arange(6.0).reshape(SHAPE), np.ones(SHAPE)
+    sums = make_sums()
+    exact = ExactSum(sums, 2, FRACTION_BITS)
+    exact.take("w", new, old, 1.0, "ann")
+    assert new.tolist() == old.tolist()
+    new[1] = 5.0
+    exact.take("w", new, old, 1.0, "bob", np.array([1]))
+    assert new.tolist() == old.tolist()
+    assert sums.settle("w").tolist() == [[-1, 0, 1], [6, 7, 8]]
+
+
+@pytest.mark.parametrize("rows", [None, np.array([1, 0])])
+def test_a_zero_is_put_back_with_its_sign(rows):
+    new, old = np.full(SHAPE, -0.0), np.zeros(SHAPE)
+    ExactSum(make_sums(), 1, 0).take("w", new, old, 1.0, "ann", rows)
+    assert new.tobytes() == old.tobytes()
+
+
+def test_sums_look_like_the_parameters_but_hold_int64_and_a_mark_a_row():
+    shared = {"w": TensorSpec("float32", SHAPE), "scale": TensorSpec("float64", ())}
+    assert sum_specs(shared) == {
+        "sum/w": TensorSpec("int64", SHAPE),
+        "sum/scale": TensorSpec("int64", ()),
+        "touched/w": TensorSpec("bool", (2,)),
+        "touched/scale": TensorSpec("bool", (1,)),
+    }
+
+
+def test_a_number_and_an_empty_array_are_summed_too():
+    assert summed([(np.array(2.0), 1), (np.array(5.0), 1)], np.array(1.0), FRACTION_BITS, ()).tolist() == 5
+    assert summed([(np.zeros((0, 4)), 1)], np.zeros((0, 4)), FRACTION_BITS, (0, 4)).shape == (0, 4)
+
+
+def test_whole_sums_are_touched_everywhere():
+    sums = Sums.whole({"w": np.arange(6).reshape(SHAPE)})
+    assert sums.touched["w"].tolist() == [True, True]
+    assert sums.settle("w").tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 # -- properties --------------------------------------------------------------------
@@ -89,15 +138,37 @@ users = st.lists(st.tuples(values, st.integers(1, 60)), min_size=1, max_size=6)
 @given(users, values, st.data())
 def test_any_split_over_any_accumulators_in_any_order_gives_the_same_integers(cohort, old, data):
     exponent = scale_exponent(sum(weight for _, weight in cohort))
-    whole = sums()
-    for i, (new, weight) in enumerate(cohort):
-        add(whole, new, old, float(weight), cohort=len(cohort), exponent=exponent, uid=str(i))
-    parts = [sums() for _ in range(data.draw(st.integers(1, 4)))]
+    parts = [make_sums() for _ in range(data.draw(st.integers(1, 4)))]
     accumulators = [ExactSum(part, len(cohort), exponent) for part in parts]
     for i in data.draw(st.permutations(range(len(cohort)))):
         accumulator = accumulators[data.draw(st.integers(0, len(parts) - 1))]
-        accumulator.add("w", cohort[i][0], old, float(cohort[i][1]), str(i))
-    assert np.array_equal(sum(part["w"] for part in parts), whole["w"])
+        add(accumulator, cohort[i][0], old, float(cohort[i][1]), str(i))
+    assert np.array_equal(sum(part.settle("w") for part in parts), summed(cohort, old, exponent))
+
+
+@quick
+@given(users, values, st.data())
+def test_saying_which_rows_were_touched_changes_nothing(cohort, old, data):
+    """Every user trains some rows; some say which, in any order, the others go through all."""
+    trained, said = [], []
+    for new, weight in cohort:
+        rows = data.draw(st.lists(st.integers(0, SHAPE[0] - 1), unique=True))
+        kept = old.copy()
+        kept[rows] = new[rows]
+        trained.append((kept, weight))
+        more = data.draw(st.booleans())
+        said.append(None if data.draw(st.booleans()) else np.array(range(SHAPE[0]) if more else rows, np.intp))
+    exponent = scale_exponent(sum(weight for _, weight in cohort))
+    sums = make_sums()
+    exact = ExactSum(sums, len(cohort), exponent)
+    for i, ((new, weight), rows) in enumerate(zip(trained, said, strict=True)):
+        mine = new.copy()
+        exact.take("w", mine, old, float(weight), str(i), rows)
+        assert np.array_equal(mine, old)
+    touched = sums.touched["w"].tolist()
+    known = [rows for rows in said if rows is not None]
+    assert touched == [len(known) < len(said) or any(row in rows for rows in known) for row in range(SHAPE[0])]
+    assert np.array_equal(sums.settle("w"), summed(trained, old, exponent))
 
 
 @quick
@@ -106,10 +177,7 @@ def test_the_mean_agrees_with_an_exact_reference_to_the_grid(cohort, old):
     """Each user is rounded by half a step at most; a step is 2**(e - 48) / W <= 2**-47 of the mean."""
     weight = sum(w for _, w in cohort)
     exponent = scale_exponent(weight)
-    totals = sums()
-    for i, (new, w) in enumerate(cohort):
-        add(totals, new, old, float(w), cohort=len(cohort), exponent=exponent, uid=str(i))
-    got = totals["w"] * mean_factor(total_weight(float(w) for _, w in cohort), exponent)
+    got = summed(cohort, old, exponent) * mean_factor(total_weight(float(w) for _, w in cohort), exponent)
     for place in np.ndindex(SHAPE):
         exact = sum(w * (Fraction(float(new[place])) - Fraction(float(old[place]))) for new, w in cohort) / weight
         assert abs(Fraction(float(got[place])) - exact) <= len(cohort) * Fraction(1, 2**48) + abs(exact) * 2**-52
@@ -120,11 +188,10 @@ def test_a_mean_of_many_blocks_agrees_with_a_float64_reference():
     size, weights = 2 * BLOCK + 17, [3.0, 250.0, 41.0]
     old = rng.normal(size=size).astype(np.float32)
     news = [old + rng.normal(scale=0.1, size=size).astype(np.float32) for _ in weights]
-    exponent, totals = scale_exponent(294), sums(size)
-    for i, (new, w) in enumerate(zip(news, weights, strict=True)):
-        add(totals, new, old, w, cohort=3, exponent=exponent, uid=str(i))
+    exponent = scale_exponent(294)
+    total = summed(list(zip(news, weights, strict=True)), old, exponent, size)
     reference = sum(w * (new.astype(np.float64) - old) for new, w in zip(news, weights, strict=True)) / 294
-    np.testing.assert_allclose(totals["w"] * mean_factor(294.0, exponent), reference, rtol=0, atol=3 * 2.0**-48)
+    np.testing.assert_allclose(total * mean_factor(294.0, exponent), reference, rtol=0, atol=3 * 2.0**-48)
 
 
 @quick
@@ -143,9 +210,13 @@ BORDER = [0.5, 1.5, 2.5, 0.49999999999999994, 2.0**50 + 0.5, 2.0**51 - 0.25, 2.0
 def rounded(deltas, *more):
     """Integers of float64 deltas on a grid of step 1; with `more` in their block."""
     deltas = np.array([*deltas, *more])
-    totals = sums(deltas.size)
-    add(totals, deltas, np.zeros_like(deltas), exponent=FRACTION_BITS)
-    return totals["w"][: len(deltas) - len(more)].tolist()
+    first = summed([(deltas, 1)], np.zeros_like(deltas), FRACTION_BITS, deltas.size)
+    sums = make_sums(deltas.size)
+    exact = ExactSum(sums, 1, FRACTION_BITS)
+    add(exact, np.ones_like(deltas), np.ones_like(deltas))
+    add(exact, deltas, np.zeros_like(deltas))  # not the first in its accumulator
+    assert np.array_equal(sums.settle("w"), first)
+    return first[: len(deltas) - len(more)].tolist()
 
 
 def check_both_ways(deltas):
@@ -176,27 +247,26 @@ def test_nan_or_infinity_names_uid_and_parameter(bad, place):
     new = np.ones(BLOCK + 9, np.float32)
     new[place] = bad
     with pytest.raises(BadInput, match=r"uid 'ann': NaN or infinity in the delta of parameter 'w'"):
-        add(sums(BLOCK + 9), new, np.zeros(BLOCK + 9, np.float32))
+        add(ExactSum(make_sums(BLOCK + 9), 1, 0), new, np.zeros(BLOCK + 9, np.float32))
+    with pytest.raises(BadInput, match=r"uid 'ann': NaN or infinity in the delta of parameter 'w'"):
+        add(ExactSum(make_sums(BLOCK + 9), 1, 0), new, np.zeros(BLOCK + 9, np.float32), rows=np.array([place]))
 
 
 def test_infinity_before_and_after_training_is_refused_too():
     """Infinity minus infinity is NaN."""
     with pytest.raises(BadInput, match="uid 'ann': NaN or infinity"):
-        add(sums(2), np.array([np.inf, 0], np.float32), np.array([np.inf, 0], np.float32))
+        add(ExactSum(make_sums(2), 1, 0), np.array([np.inf, 0], np.float32), np.array([np.inf, 0], np.float32))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_delta_beyond_what_the_sum_holds_is_refused(sign):
     """Exponent 0, cohort 2: 2**62 / 2 on a grid of 2**48 leaves deltas below 2**13."""
-    add(sums(1), [sign * 8191.0], [0.0], cohort=2)
+    add(ExactSum(make_sums(1), 2, 0), [sign * 8191.0], [0.0])
     with pytest.raises(BadInput, match=r"uid 'ann': a delta of 8192 in parameter 'w' is beyond the 8192"):
-        add(sums(1), [sign * 8192.0], [0.0], cohort=2)
+        add(ExactSum(make_sums(1), 2, 0), [sign * 8192.0], [0.0])
 
 
 def test_a_whole_cohort_at_the_limit_does_not_overflow():
-    totals = sums(1)
-    exact = ExactSum(totals, 3, 0)
     largest = np.nextafter(2.0**14 / 3, 0)
-    for uid in "abc":
-        exact.add("w", np.array([largest]), np.array([0.0]), 1.0, uid)
-    assert totals["w"][0] == 3 * int(np.rint(largest * 2.0**48))
+    total = summed([(np.array([largest]), 1)] * 3, np.array([0.0]), 0, 1)
+    assert total[0] == 3 * int(np.rint(largest * 2.0**48))

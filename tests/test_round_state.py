@@ -8,6 +8,7 @@ import pytest
 
 from protos.codec import TensorSpec
 from protos.errors import AlreadyDone, BadInput, WrongState
+from scheduler.aggregation import Sums
 from scheduler.metrics import UserResult
 from scheduler.round_state import RoundState
 from scheduler.rounds import Rules, Share, Timings
@@ -62,6 +63,11 @@ def grid(*values, exponent=3):
     return {"w": np.array([int(v * 2 ** (48 - exponent)) for v in values], np.int64)}
 
 
+def sums(*values, exponent=3):
+    """As the state takes them, one accumulator's."""
+    return [Sums.whole(grid(*values, exponent=exponent))]
+
+
 def frozen(value):
     """A comparable copy of all a state holds; empty containers count as absent."""
     if isinstance(value, np.ndarray):
@@ -91,11 +97,11 @@ def test_a_round_of_two_simulators_by_hand():
     assert state.train_share(1, DAY, 1, 0) == Share(("a",), (4,), 3, 3)
     assert state.train_share(2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3)
     assert state.push_specs() == {"w": TensorSpec("int64", (2,))}
-    assert state.push(1, at(), [result("a", loss=(8.0, 4.0))], NO_TIME, grid(4, 0)) is None
+    assert state.push(1, at(), [result("a", loss=(8.0, 4.0))], NO_TIME, sums(4, 0)) is None
     assert (state.step, state.params["w"].tolist()) == (0, [1.0, 2.0])
 
     two = [result("c", loss=(1.0, 2.0)), result("b", loss=(3.0, 2.0))]
-    record = state.push(2, at(), two, NO_TIME, grid(-2, 6))
+    record = state.push(2, at(), two, NO_TIME, sums(-2, 6))
     assert (record.phase, record.at) == ("train", at())
     assert [r.uid for r in record.results] == list(PLAN[0])
     assert [r.metrics["loss"] for r in record.results] == [(3.0, 2.0), (8.0, 4.0), (1.0, 2.0)]
@@ -110,23 +116,23 @@ def test_the_next_round_starts_from_empty_sums():
     play_first(state)
     assert state.params["w"].tolist() == [1.25, 2.75]
     assert state.train_share(1, DAY, 2, 1) == Share(("d",), (9,), 4, 2)
-    state.push(1, at(2, 1), [result("d")], NO_TIME, grid(9, -9, exponent=4))
-    state.push(2, at(2, 1), [result("b")], NO_TIME, grid(0, 0, exponent=4))
+    state.push(1, at(2, 1), [result("d")], NO_TIME, sums(9, -9, exponent=4))
+    state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4))
     assert state.params["w"] == pytest.approx([1.25 + 9 / 11, 2.75 - 9 / 11], rel=1e-7)
 
 
 def play_first(state):
     state.train_share(1, DAY, 1, 0)
-    state.push(1, at(), [result("a")], NO_TIME, grid(4, 0))
-    return state.push(2, at(), [result("b"), result("c")], NO_TIME, grid(-2, 6))
+    state.push(1, at(), [result("a")], NO_TIME, sums(4, 0))
+    return state.push(2, at(), [result("b"), result("c")], NO_TIME, sums(-2, 6))
 
 
 def test_sum_weighs_every_user_once():
     """3 users of weight 1: exponent 2; deltas sum to [0, 3], rate 0.5: [1, 2] + 0.5 * [0, 3] = [1, 3.5]."""
     state = make_state(optimizer=Sum(0.5))
     assert state.train_share(1, DAY, 1, 0).exponent == 2
-    state.push(1, at(), [result("a", 1.0)], NO_TIME, grid(1, 0, exponent=2))
-    state.push(2, at(), [result("b", 1.0), result("c", 1.0)], NO_TIME, grid(-1, 3, exponent=2))
+    state.push(1, at(), [result("a", 1.0)], NO_TIME, sums(1, 0, exponent=2))
+    state.push(2, at(), [result("b", 1.0), result("c", 1.0)], NO_TIME, sums(-1, 3, exponent=2))
     assert state.params["w"] == pytest.approx([1.0, 3.5])
 
 
@@ -137,10 +143,10 @@ def test_a_simulator_without_users_pushes_nothing():
         state.add_user_counts(rank, DAY, "train", COUNTS if rank == 1 else {})
     shares = {rank: state.train_share(rank, DAY, 1, 0).uids for rank in (1, 2, 3, 4)}
     assert shares == {1: ("a",), 2: ("b",), 3: ("c",), 4: ()}
-    assert state.push(4, at(), [], NO_TIME, {}) is None
+    assert state.push(4, at(), [], NO_TIME, []) is None
     for rank, uid in ((1, "a"), (2, "b")):
-        assert state.push(rank, at(), [result(uid)], NO_TIME, grid(0, 0)) is None
-    assert state.push(3, at(), [result("c")], NO_TIME, grid(8, 0)).at == at()
+        assert state.push(rank, at(), [result(uid)], NO_TIME, sums(0, 0)) is None
+    assert state.push(3, at(), [result("c")], NO_TIME, sums(8, 0)).at == at()
     assert state.params["w"].tolist() == [3.0, 2.0]
 
 
@@ -180,7 +186,7 @@ def test_without_federation_what_does_not_fit_changes_nothing():
     before, results = frozen(vars(state)), [result(uid) for uid in PLAN[0]]
     params = {"w": np.array([5.0, 6.0], np.float32)}
     with pytest.raises(WrongState, match="without federation: it takes parameters"):
-        state.push(1, at(), results, NO_TIME, grid(1, 1))
+        state.push(1, at(), results, NO_TIME, sums(1, 1))
     with pytest.raises(WrongState, match="rank 2 has no share of date 20200101, round 1"):
         state.replace(2, at(), [], NO_TIME, params)
     with pytest.raises(WrongState, match="users are not those of its share"):
@@ -204,9 +210,9 @@ def test_waiting_for_a_slower_simulator_counts_as_wait():
     clock.now = 10.0
     mine = {rank: state.train_share(rank, DAY, 1, 0).uids for rank in (1, 2)}
     clock.now = 12.0
-    state.push(1, at(), [result(uid) for uid in mine[1]], Timings(0.5, 1.0, 0.5, 0.0), grid(0, 0))
+    state.push(1, at(), [result(uid) for uid in mine[1]], Timings(0.5, 1.0, 0.5, 0.0), sums(0, 0))
     clock.now = 16.0
-    record = state.push(2, at(), [result(uid) for uid in mine[2]], Timings(1.0, 4.0, 0.5, 0.5), grid(0, 0))
+    record = state.push(2, at(), [result(uid) for uid in mine[2]], Timings(1.0, 4.0, 0.5, 0.5), sums(0, 0))
     assert record.seconds == 6.0
     assert record.timings == Timings(pull=0.875, train=3.25, push=0.5, wait=1.375)
 
@@ -219,8 +225,8 @@ def test_a_round_lasts_from_the_end_of_the_one_before():
     clock.now = 103.0
     state.train_share(1, DAY, 2, 1)
     clock.now = 104.0
-    state.push(1, at(2, 1), [result("d")], NO_TIME, grid(0, 0, exponent=4))
-    record = state.push(2, at(2, 1), [result("b")], NO_TIME, grid(0, 0, exponent=4))
+    state.push(1, at(2, 1), [result("d")], NO_TIME, sums(0, 0, exponent=4))
+    record = state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4))
     assert record.seconds == 4.0
 
 
@@ -238,8 +244,8 @@ def test_an_evaluation_is_no_part_of_the_round_after_it():
     clock.now = 70.0
     state.train_share(1, DAY, 2, 1)
     clock.now = 71.0
-    state.push(1, at(2, 1), [result("d")], NO_TIME, grid(0, 0, exponent=4))
-    assert state.push(2, at(2, 1), [result("b")], NO_TIME, grid(0, 0, exponent=4)).seconds == 1.0
+    state.push(1, at(2, 1), [result("d")], NO_TIME, sums(0, 0, exponent=4))
+    assert state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4)).seconds == 1.0
 
 
 # -- evaluation --------------------------------------------------------------------

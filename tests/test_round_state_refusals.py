@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from test_round_state import COUNTS, DAY, NEXT, NO_TIME, at, frozen, grid, make_state, report_users, result
+from test_round_state import COUNTS, DAY, NEXT, NO_TIME, at, frozen, make_state, report_users, result, sums
 
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
 from scheduler.samplers import UniformSampler
@@ -12,8 +12,8 @@ from scheduler.samplers import UniformSampler
 TWO = [result("b"), result("c")]
 
 
-def push(rank, results, *, when=None, sums=None):
-    return lambda state: state.push(rank, when or at(), results, NO_TIME, grid(-2, 6) if sums is None else sums)
+def push(rank, results, *, when=None, given=None):
+    return lambda state: state.push(rank, when or at(), results, NO_TIME, sums(-2, 6) if given is None else given)
 
 
 def nan(name="w"):
@@ -44,7 +44,7 @@ DURING_A_ROUND = {
     "a negative weight": (push(2, [result("b", -1.0), result("c")]), BadInput, "uid 'b' has weight -1.0"),
     "a weight of NaN": (push(2, [result("b"), result("c", math.nan)]), BadInput, "uid 'c' has weight nan"),
     "an infinite weight": (push(2, [result("b"), result("c", math.inf)]), BadInput, "uid 'c' has weight inf"),
-    "users without sums": (push(2, TWO, sums={}), BadInput, "rank 2 pushed 2 users but 0 tensors"),
+    "users without sums": (push(2, TWO, given=[]), BadInput, "rank 2 pushed 2 users but 0 sums"),
     "parameters in place of deltas": (
         lambda s: s.replace(2, at(), TWO, NO_TIME, {"w": np.ones(2, np.float32)}), WrongState, "it takes deltas",
     ),
@@ -69,13 +69,13 @@ DURING_A_ROUND = {
 def test_what_does_not_fit_a_round_changes_nothing(call, kind, message):
     state = make_state()
     state.train_share(1, DAY, 1, 0)
-    state.push(1, at(), [result("a")], NO_TIME, grid(4, 0))
+    state.push(1, at(), [result("a")], NO_TIME, sums(4, 0))
     before = frozen(vars(state))
     with pytest.raises(kind, match=message):
         call(state)
     assert frozen(vars(state)) == before
     # The round goes on to the end it would have had, see test_a_round_of_two_simulators_by_hand.
-    state.push(2, at(), TWO, NO_TIME, grid(-2, 6))
+    state.push(2, at(), TWO, NO_TIME, sums(-2, 6))
     assert state.params["w"].tolist() == [1.5, 3.5]
 
 

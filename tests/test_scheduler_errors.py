@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
+from threading import Event
 
 import grpc
 import numpy as np
@@ -93,9 +94,12 @@ def test_an_exception_nobody_foresaw_ends_the_run_with_its_traceback(run):
         waiting.result(WAIT)
 
 
-def test_a_scheduler_that_is_gone_is_lost_and_named(run):
+def test_a_scheduler_that_is_gone_is_lost_and_named(run, monkeypatch):
     run.join()
+    arrived, exchange = Event(), run.coordinator.exchange
+    monkeypatch.setattr(run.coordinator, "exchange", lambda *args: (arrived.set(), exchange(*args))[1])
     waiting = background(run.clients[0].exchange, "key", b"")
+    assert arrived.wait(WAIT)
     run.server.stop(0).wait(WAIT)
     for future in (waiting, background(run.clients[1].exit)):
         with pytest.raises(PeerLost, match=f"the scheduler .rank 0. at {run.address} does not answer"):

@@ -1,5 +1,7 @@
 """The scheduler over real gRPC, with two clients in threads."""
 
+import dataclasses
+import os
 from queue import Queue
 
 import numpy as np
@@ -8,11 +10,15 @@ from scheduler_run import WAIT, Run, background, info, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.channel import MAX_MESSAGE_BYTES
-from protos.codec import CHUNK_BYTES
-from protos.errors import Forbidden, WrongState
+from protos.codec import CHUNK_BYTES, TensorSpec
+from protos.errors import Forbidden, NotFound, WrongState
+from protos.shared_arrays import SharedArrays, unnamed_file
+from scheduler.aggregation import ExactSum, Sums, sum_specs
 from scheduler.messages import BATCH
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share, Timings
+
+W = {"w": TensorSpec("float32", (2,))}
 
 
 @pytest.fixture
@@ -89,6 +95,39 @@ def test_a_whole_round(ready):
     assert soon(two.sample_user_list, at(2, 1)).uids == ("b",)
     with pytest.raises(WrongState, match="before round 0 are gone: round 1 is due"):
         soon(two.get_global_params, 0)
+
+
+@pytest.fixture
+def memory():
+    """A shard's sums, in memory that may be handed over."""
+    fd = unnamed_file("test")
+    yield SharedArrays(fd, sum_specs(W), create=True)
+    os.close(fd)
+
+
+def test_a_round_handed_over_in_memory(ready, memory):
+    """The same round: rank 1 tells where its sums are, rank 2 streams them; both see the new parameters."""
+    one, two = ready.clients
+    ready.both(lambda client, _: client.sample_user_list(at()))
+    params = SharedArrays.open(soon(one.shared_memory), W)
+    assert params["w"].tolist() == [1.0, 2.0]
+    exact = ExactSum(Sums.of(memory.arrays, W), 3, 3)
+    exact.take("w", params["w"] + np.array([1.0, 0.0], np.float32), params["w"], 4.0, "a")
+    soon(one.fedavg_update, at(), [result("a")], lambda: NO_TIME, [memory.handle()])
+    soon(two.fedavg_update, at(), [result("b"), result("c")], lambda: NO_TIME, grid(-2, 6))
+    assert params["w"].tolist() == soon(two.get_global_params, 1)["w"].tolist() == [1.5, 3.5]
+
+
+def test_memory_that_is_not_what_was_told_is_refused_and_the_round_goes_on(ready, memory):
+    one, two = ready.clients
+    ready.both(lambda client, _: client.sample_user_list(at()))
+    for wrong in ({"token": bytes(16)}, {"machine": "another"}, {"fd": 1_000_000}):
+        handle = dataclasses.replace(memory.handle(), **wrong)
+        with pytest.raises(NotFound):
+            soon(one.fedavg_update, at(), [result("a")], lambda: NO_TIME, [handle])
+    soon(one.fedavg_update, at(), [result("a")], lambda: NO_TIME, grid(4, 0))
+    soon(two.fedavg_update, at(), [result("b"), result("c")], lambda: NO_TIME, grid(-2, 6))
+    assert soon(two.get_global_params, 1)["w"].tolist() == [1.5, 3.5]
 
 
 def test_a_round_without_federation():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protos.errors import BadInput
-from scheduler.aggregation import BLOCK
+from scheduler.aggregation import BLOCK, Sums
 from scheduler.server_optimizers import (
     SERVER_OPTIMIZERS,
     FedAdagrad,
@@ -30,8 +30,11 @@ MAKERS = {
 
 
 def step(optimizer, param, mean, cohort_size=1, name="w"):
-    total = np.rint(np.asarray(mean) / FACTOR).astype(np.int64).reshape(param.shape)
-    optimizer.apply(name, param, total, FACTOR, cohort_size)
+    optimizer.apply(name, param, [Sums.whole({name: grid(mean, param.shape)})], FACTOR, cohort_size)
+
+
+def grid(mean, shape):
+    return np.rint(np.asarray(mean) / FACTOR).astype(np.int64).reshape(shape)
 
 
 def two_steps(optimizer, first, second, cohort_size=1):
@@ -173,6 +176,31 @@ def test_how_parameters_are_cut_does_not_matter(name):
         for number, (piece, cut) in enumerate(zip(pieces, cuts, strict=True)):
             step(cut_up, piece, mean[cut], 2, f"w{number}")
     assert x.tobytes() == b"".join(piece.tobytes() for piece in pieces)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_any_number_of_accumulators_and_untouched_rows_make_the_same_step(name):
+    """Rows 0 and 2 are touched in one accumulator, row 2 in the other; the rest is what an earlier round left."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    y = x.copy()
+    whole, split = MAKERS[name](), MAKERS[name]()
+    for _ in range(2):
+        totals = rng.integers(-(2**12), 2**12, size=(2, 4, 3))
+        touched = np.array([[True, False, True, False], [False, False, True, False]])
+        step_of = np.where(touched[..., None], totals, 0).sum(axis=0)
+        whole.apply("w", x, [Sums.whole({"w": step_of})], FACTOR, 2)
+        parts = [Sums({"w": t.copy()}, {"w": marks.copy()}) for t, marks in zip(totals, touched, strict=True)]
+        split.apply("w", y, parts, FACTOR, 2)
+        assert y.tobytes() == x.tobytes()
+
+
+@pytest.mark.parametrize("rate", [1e-46, 1.0])
+def test_a_parameter_never_becomes_minus_zero(rate):
+    """-0.0 would turn into 0.0 in a row that is touched by a zero delta, and stay in one that is not."""
+    param = np.zeros(2, np.float32)
+    step(FedAvg(rate), param, [-1.0, -0.0] if rate != 1.0 else [-0.0, 0.0])
+    assert not np.signbit(param).any()
 
 
 # -- refusals ----------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
-from trainer.trainer_base import Metrics, TrainerBase
+from trainer.trainer_base import Examples, Metrics, TrainerBase
 
 if TYPE_CHECKING:
     from model.language_model import LanguageModel
@@ -45,6 +46,10 @@ class LanguageModelTrainer(TrainerBase):
         from model.language_model import LanguageModel
 
         return LanguageModel(self.vocab_size, self.hidden_size, self.num_layers)
+
+    def touched_rows(self, examples: Examples) -> dict[str, npt.NDArray[Any]]:
+        """Plain SGD changes only the embeddings of words that occur."""
+        return {"embedding.weight": np.unique(examples["x"])}
 
     def forward(self, model: Any, batch: Mapping[str, npt.NDArray[Any]], state: Any) -> tuple[Any, Metrics, Any]:
         """As `TrainerBase.forward`; the state starts at zero in every pass over the user's data."""

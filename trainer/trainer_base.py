@@ -88,6 +88,17 @@ class TrainerBase(ABC):
         """The weight of a user's delta in the mean: the number of its examples."""
         return float(len(next(iter(examples.values()))))
 
+    def touched_rows(self, examples: Examples) -> Mapping[str, npt.NDArray[Any]]:
+        """Rows of large parameters outside of which training on these examples changes nothing.
+
+        An embedding changes only in the rows of the tokens that occur: saying so saves
+        going through all of it for every user.
+
+        Returns:
+            Parameter name -> distinct indices of its first axis; {} if all may change.
+        """
+        return {}
+
     def make_optimizer(self, model: ModelBase) -> LocalOptimizer:
         """A fresh local optimizer for one user: SGD.  Any of Paddle's optimizers may take its place."""
         return LocalSGD(model.parameters(), self.lr, self.max_grad_norm)

@@ -1,0 +1,56 @@
+"""The virtual environments of the systems we are compared with, made on first use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from common import ONE_THREAD, PEERS
+
+PACKAGES = {
+    "pfl": ["torch==2.13.0", "numpy", "pfl==0.6.0"],
+    "flwr": ["torch==2.13.0", "numpy", "flwr[simulation]"],
+}
+_READY = "ok"
+
+
+def add_option(parser: ArgumentParser) -> None:
+    """Adds --venvs."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    parser.add_argument(
+        "--venvs",
+        type=Path,
+        default=cache / "fl-mobile-simulator" / "venvs",
+        help="folder of the peers' virtual environments, made on first use (default: in the user's cache)",
+    )
+
+
+def peer_programs(name: str, venvs: Path) -> Path:
+    """The folder of a peer's programs (python, torchrun); installs the peer if it is not there."""
+    home = venvs / name
+    if not (home / _READY).exists():
+        sys.stderr.write(f"installing {' '.join(PACKAGES[name])} in {home}\n")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        subprocess.run([str(home / "bin" / "pip"), "install", "-q", *PACKAGES[name]], check=True, env=_without_ours())
+        (home / _READY).touch()
+    return home / "bin"
+
+
+def peer_environment() -> dict[str, str]:
+    """Variables for a peer: one thread a worker, the peers' own modules, nothing of this project."""
+    return {**_without_ours(), **ONE_THREAD, "PYTHONPATH": str(PEERS)}
+
+
+def peer_versions(name: str, venvs: Path) -> str:
+    """Versions of a peer's packages."""
+    ask = "import sys, importlib.metadata as m; print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
+    command = [str(peer_programs(name, venvs) / "python"), "-c", ask, name, "torch"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=_without_ours()).stdout.strip()
+
+
+def _without_ours() -> dict[str, str]:
+    # Packages of this project (model, trainer, ...) must not hide a peer's.
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

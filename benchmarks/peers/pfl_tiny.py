@@ -1,0 +1,85 @@
+"""The tiny task in pfl-research; started by tiny.py.
+
+torchrun --standalone --nproc_per_node=2 pfl_tiny.py USERS ROUNDS COHORT SECONDS
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pfl.aggregate.simulate import SimulatedBackend
+from pfl.aggregate.weighting import WeightByDatapoints
+from pfl.algorithm.base import NNAlgorithmParams
+from pfl.algorithm.federated_averaging import FederatedAveraging
+from pfl.callback.base import TrainingProcessCallback
+from pfl.data.dataset import Dataset
+from pfl.data.federated_dataset import FederatedDataset
+from pfl.data.sampling import get_user_sampler
+from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
+from pfl.metrics import Metrics, Weighted
+from pfl.model.pytorch import PyTorchModel
+from torch import Tensor
+from workload import report
+
+
+class Regression(torch.nn.Linear):
+    """Logistic regression, with the two methods pfl-research asks for."""
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Cross entropy."""
+        return torch.nn.functional.cross_entropy(self(x), y.long())
+
+    def metrics(self, x: Tensor, y: Tensor) -> dict[str, Any]:
+        """Next to nothing: evaluation is not timed."""
+        return {"examples": Weighted(0.0, len(x))}
+
+
+class Clock(TrainingProcessCallback):
+    """Notes when each round ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def after_central_iteration(self, aggregate_metrics: Metrics, model: Any, *, central_iteration: int) -> Any:
+        """Called by pfl-research; never stops the training."""
+        self.ends.append(time.perf_counter())
+        return False, Metrics()
+
+
+def main(users: Path, rounds: int, cohort: int, seconds: Path) -> None:
+    """Trains all rounds; the first process reports."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    np.random.seed(0)  # pfl-research samples with NumPy's global generator
+    with np.load(users) as file:
+        x, y = file["x"], file["y"]
+    data = FederatedDataset(lambda user: Dataset(raw_data=[x[user], y[user]]), get_user_sampler("random", range(len(x))))
+    model, clock = Regression(x.shape[2], int(y.max()) + 1), Clock()
+    FederatedAveraging().run(
+        algorithm_params=NNAlgorithmParams(
+            central_num_iterations=rounds, evaluation_frequency=1 << 30, train_cohort_size=cohort, val_cohort_size=0
+        ),
+        backend=SimulatedBackend(training_data=data, val_data=None, postprocessors=[WeightByDatapoints()]),
+        model=PyTorchModel(
+            model=model,
+            local_optimizer_create=torch.optim.SGD,
+            central_optimizer=torch.optim.SGD(model.parameters(), 1.0),
+        ),
+        model_train_params=NNTrainHyperParams(
+            local_num_epochs=1, local_learning_rate=0.1, local_batch_size=10, local_max_grad_norm=5.0
+        ),
+        model_eval_params=NNEvalHyperParams(local_batch_size=10),
+        callbacks=[clock],
+    )
+    if os.environ["RANK"] == "0":
+        report(seconds, np.diff(clock.ends).tolist())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

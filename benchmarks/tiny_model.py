@@ -1,0 +1,26 @@
+"""The model of the tiny task: logistic regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import paddle
+
+from model import ModelBase
+
+
+class TinyModel(ModelBase):
+    """One linear layer and a softmax."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.out = paddle.nn.Linear(features, classes)
+
+    def loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, tuple[Any, Any]]]:
+        """Cross entropy and accuracy."""
+        logits = self.out(batch["x"])  # (batch, classes)
+        loss = paddle.nn.functional.cross_entropy(logits, batch["y"])
+        hits = (logits.argmax(-1) == batch["y"]).sum()
+        n = len(batch["y"])
+        return loss, {"loss": (loss * n, n), "top1": (hits, n)}
