@@ -16,6 +16,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from protos.errors import BadInput
+from simulator.days import list_days
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PEERS = HERE / "peers"
@@ -72,7 +75,15 @@ def take_turns(systems: Mapping[str, Callable[[], float]], repeat: int, unit: st
     return measured
 
 
-# -- records -------------------------------------------------------------------------
+# -- data and records -------------------------------------------------------------------------
+
+
+def first_day(data: Path) -> str:
+    """The name of a data folder's first day."""
+    try:
+        return list_days(data)[0]
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def round_times(output: Path) -> list[dict[str, float]]:
@@ -99,7 +110,7 @@ def show_parts(rows: Sequence[Mapping[str, float]]) -> None:
     whole = statistics.mean(row["seconds"] for row in rows)
     means = {part: statistics.mean(row[part] for row in rows) for part in PARTS}
     lines = [[part, f"{1e3 * mean:.2f}", f"{mean / whole:.1%}"] for part, mean in means.items()]
-    lines.append(["not training", f"{1e3 * (whole - means['train']):.2f}", f"{1 - means['train'] / whole:.1%}"])
+    lines.append(["all but train", f"{1e3 * (whole - means['train']):.2f}", f"{1 - means['train'] / whole:.1%}"])
     show("Where our round's time goes, mean over shards", ["part", "ms a round", "of the round"], lines)
 
 
@@ -119,12 +130,13 @@ def machine() -> str:
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *notes: str) -> None:
     """Prints a table; the first column to the left, numbers to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(title, style="bold")
     console.print(table)
     for note in notes:
         console.print(note, soft_wrap=True)

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import PEERS, ROOT, machine, run, show, show_parts, simulate, take_turns
-from peer_environments import add_option, peer_environment, peer_programs, peer_versions
+from common import PEERS, ROOT, first_day, machine, show, show_parts, simulate, take_turns
+from peer_environments import add_option, peer_environment, peer_programs, peer_versions, run_peer
 from peers.workload import COHORT, Workload
 
 from reader import LeafRedditReader
-from simulator.days import list_days
 from simulator.examples import join_examples
 from simulator.shard_environment import shard_environment
 
@@ -55,7 +54,7 @@ def prepare(data: Path, folder: Path, rounds: int) -> Workload:
         folder: temporary; gets data/ (the first day), plan.json and workload.npz.
         rounds: cohorts to choose, uniformly and without replacement.
     """
-    day = list_days(data)[0]
+    day = first_day(data)
     one_day = folder / "data"
     one_day.mkdir()
     (one_day / day).symlink_to((data / day).resolve())
@@ -97,9 +96,8 @@ def systems(folder: Path, asked: argparse.Namespace, times: list[dict[str, float
 
     def peer(start: list[Any], script: str, environment: dict[str, str], *more: object) -> float:
         seconds = folder / "seconds.json"
-        seconds.unlink(missing_ok=True)
-        run([*start, PEERS / script, folder / "workload.npz", seconds, *more], environment)
-        return statistics.mean(json.loads(seconds.read_text()))
+        command = [*start, PEERS / script, folder / "workload.npz", seconds, *more]
+        return statistics.mean(run_peer(command, seconds, environment))
 
     pfl = peer_programs("pfl", asked.venvs)
     torchrun = [pfl / "torchrun", "--standalone", f"--nproc_per_node={asked.shards}"]

@@ -22,11 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-from common import machine, show
+from common import first_day, machine, show
 
 from protos.codec import to_bundle
-from reader import LeafRedditReader
-from simulator.days import list_days
+from reader import Examples, LeafRedditReader
 from simulator.examples import check_examples
 from simulator.store import UserRecord, UserStore
 
@@ -85,7 +84,7 @@ def make_files(folder: Path, megabytes: list[float]) -> None:
         (folder / DATE / f"train_{number}.json").write_bytes(text)
 
 
-def batches(path: Path, users: list[tuple[str, dict[str, np.ndarray]]]) -> Iterator[list[UserRecord]]:
+def batches(users: list[tuple[str, Examples]]) -> Iterator[list[UserRecord]]:
     """Users as they are stored, some MB at a time."""
     batch, size = [], 0
     for place, (uid, examples) in enumerate(users):
@@ -106,7 +105,7 @@ def load(reader: LeafRedditReader, path: Path) -> Loading:
         began = time.perf_counter()
         users = list(reader.read(path))
         read = time.perf_counter()
-        for batch in batches(path, users):
+        for batch in batches(users):
             store.put_examples(batch)
         done = time.perf_counter()
         store.close()
@@ -122,7 +121,7 @@ def main() -> None:
         if asked.data is None:
             make_files(data, asked.megabytes)
         reader = LeafRedditReader()
-        files = reader.files(data / list_days(data)[0], "train")
+        files = reader.files(data / first_day(data), "train")
         reader.setup(reader.prepare(data, files))
         for path in files:
             taken = [load(reader, path) for _ in range(asked.repeat)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common import ONE_THREAD, PEERS
+from common import ONE_THREAD, PEERS, run
 
 PACKAGES = {
     "pfl": ["torch==2.13.0", "numpy", "pfl==0.6.0"],
@@ -42,6 +44,13 @@ def peer_programs(name: str, venvs: Path) -> Path:
 def peer_environment() -> dict[str, str]:
     """Variables for a peer: one thread a worker, the peers' own modules, nothing of this project."""
     return {**_without_ours(), **ONE_THREAD, "PYTHONPATH": str(PEERS)}
+
+
+def run_peer(command: Sequence[object], seconds: Path, environment: Mapping[str, str]) -> list[float]:
+    """Runs a peer's script, which leaves the seconds of its rounds after the first in a file; returns them."""
+    seconds.unlink(missing_ok=True)
+    run(command, environment)
+    return [float(each) for each in json.loads(seconds.read_text())]
 
 
 def peer_versions(name: str, venvs: Path) -> str:

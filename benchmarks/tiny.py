@@ -10,14 +10,13 @@ rounds are not counted.  Wants a machine at rest.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import HERE, PEERS, machine, run, show, show_parts, simulate, take_turns
-from peer_environments import add_option, peer_environment, peer_programs, peer_versions
+from common import HERE, PEERS, machine, show, show_parts, simulate, take_turns
+from peer_environments import add_option, peer_environment, peer_programs, peer_versions, run_peer
 from tiny_data import make_users, write_users
 
 USERS, EXAMPLES, COHORT, WORKERS = 100, 50, 10, 2
@@ -56,12 +55,9 @@ def main() -> None:
 
         def pfl() -> float:
             seconds = folder / "seconds.json"
-            seconds.unlink(missing_ok=True)
             torchrun = [programs / "torchrun", "--standalone", f"--nproc_per_node={WORKERS}"]
-            numbers = (asked.rounds, COHORT)
-            run([*torchrun, PEERS / "pfl_tiny.py", folder / "users.npz", *numbers, seconds], peer_environment())
-            # These are the rounds after the first.
-            return 1 / statistics.mean(json.loads(seconds.read_text())[WARM_UP - 1 :])
+            command = [*torchrun, PEERS / "pfl_tiny.py", folder / "users.npz", asked.rounds, COHORT, seconds]
+            return 1 / statistics.mean(run_peer(command, seconds, peer_environment())[WARM_UP - 1 :])
 
         measured = take_turns({"this project": ours, "pfl-research": pfl}, asked.repeat, "rounds a second")
     pairs = list(zip(*measured.values(), strict=True))

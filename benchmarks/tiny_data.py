@@ -10,7 +10,7 @@ import numpy.typing as npt
 import orjson
 
 FEATURES, CLASSES = 60, 10
-_USERS_A_FILE = 10_000
+_USERS_A_FILE = 1000
 
 
 def uid_of(number: int) -> str:
@@ -26,7 +26,7 @@ def make_users(users: int, examples: int, seed: int = 0) -> tuple[npt.NDArray[np
 
 
 def write_users(folder: Path, users: int, examples: int) -> None:
-    """Writes one day of training data, some thousand users a file, never holding more than one file."""
+    """Writes one day of training data, a thousand users a file, never holding more than one file."""
     day = folder / "20200101"
     day.mkdir(parents=True)
     for number, first in enumerate(range(0, users, _USERS_A_FILE)):
@@ -35,4 +35,4 @@ def write_users(folder: Path, users: int, examples: int) -> None:
             uid_of(first + i): {"x": rows.tolist(), "y": labels.tolist()}
             for i, (rows, labels) in enumerate(zip(x, y, strict=True))
         }
-        (day / f"train_{number:03d}.json").write_bytes(orjson.dumps(content))
+        (day / f"train_{number:04d}.json").write_bytes(orjson.dumps(content))

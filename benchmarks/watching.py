@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import psutil
 from common import ROOT, failure
 
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 MB = 1e6
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Watched:
 
     def __init__(self, command: Sequence[object], environment: Mapping[str, str]) -> None:
         self._command = [str(word) for word in command]
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             self._command,
             env=dict(environment),
@@ -60,7 +64,9 @@ class Watched:
     def __enter__(self) -> Watched:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._process.poll() is None:
             self._process.terminate()
         self._process.wait()
@@ -81,29 +87,26 @@ class Watched:
     def memory(self) -> dict[str, Memory]:
         """Memory by part."""
         found: dict[str, Memory] = {}
-        for part, process in self._processes():
-            found[part] = found.get(part, Memory()) + _memory_of(process.pid)
+        for part, memory in self._ask_all(_memory_of):
+            found[part] = found.get(part, Memory()) + memory
         return found
 
     def cpu(self) -> dict[str, float]:
         """CPU seconds used so far, by part."""
         found: dict[str, float] = {}
-        for part, process in self._processes():
-            times = process.cpu_times()
-            found[part] = found.get(part, 0.0) + times.user + times.system
+        for part, seconds in self._ask_all(_cpu_of):
+            found[part] = found.get(part, 0.0) + seconds
         return found
 
-    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        try:
+    def _ask_all(self, ask: Callable[[psutil.Process], Answer]) -> list[tuple[str, Answer]]:
+        """Asks all processes there are; one that ends meanwhile is left out."""
+        answers = []
+        with contextlib.suppress(psutil.NoSuchProcess):
             top = psutil.Process(self._process.pid)
-            everyone = [top, *top.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return
-        for process in everyone:
-            try:
-                yield _part_of(process), process
-            except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
-                continue  # it has just ended
+            for process in (top, *top.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                    answers.append((_part_of(process), ask(process)))
+        return answers
 
 
 def _part_of(process: psutil.Process) -> str:
@@ -117,9 +120,15 @@ def _part_of(process: psutil.Process) -> str:
     return "workers" if "LOCAL_RANK" in environment else "launcher"
 
 
-def _memory_of(pid: int) -> Memory:
+def _cpu_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _memory_of(process: psutil.Process) -> Memory:
+    # psutil's pss is the same sum; here are its parts too.
     fields = {}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]:
+    for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]:
         name, value = line.split(":", 1)
         fields[name] = int(value.split()[0]) * 1024 / MB
     return Memory(fields.get("Pss", 0.0), fields.get("Pss_File", 0.0))

@@ -90,7 +90,8 @@ class LeafRedditReader(ReaderBase):
                 raise
             except (TypeError, ValueError) as error:
                 raise DataError(
-                    f"{path}: uid {uid!r}: the sequences of x and target_tokens must be lists of tokens, those of count_tokens of numbers ({error})"
+                    f"{path}: uid {uid!r}: sequences of x and target_tokens must be lists of tokens, "
+                    f"and count_tokens must be numbers ({error})"
                 ) from error
             yield uid, examples
 
@@ -163,6 +164,8 @@ def _load_vocab(path: Path, limit: int) -> dict[str, int]:
         raise DataError(
             f"{path}: {PAD_TOKEN} must have id {PAD} and {UNK_TOKEN} id {UNK}; delete the file to rebuild it"
         )
+    if len(set(vocab.values())) != len(vocab):
+        raise DataError(f"{path}: two words have the same id; delete the file to rebuild it")
     worst = max(vocab, key=lambda word: vocab[word])
     if min(vocab.values()) < 0 or vocab[worst] >= limit:
         raise DataError(f"{path}: word {worst!r} has id {vocab[worst]}; ids must be 0 to {limit - 1}")

@@ -186,7 +186,7 @@ class ExactSum:
             )
         return BadInput(
             f"uid {put.uid!r}: a delta of {max(-low, high):g} in parameter {put.name!r} is beyond the "
-            f"{self._limit / put.factor:g} that the exact sum holds; rescale the parameter or the weights"
+            f"{self._limit / put.factor:g} that the exact sum holds; lower the local learning rate"
         )
 
 

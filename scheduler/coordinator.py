@@ -125,6 +125,12 @@ class Coordinator:
                 self._failure = message
             self._wake()
 
+    @property
+    def failure(self) -> str | None:
+        """Why the run has failed, None while it has not."""
+        with self._changed:
+            return self._failure
+
     def wait_finished(self) -> None:
         """Blocks until all simulators have left.
 

@@ -158,7 +158,7 @@ class SchedulerClient:
         at: Round,
         results: Sequence[UserResult],
         timings: Callable[[], Timings],
-        sums: Mapping[str, Array] | Sequence[MemoryHandle],
+        sums: Mapping[str, Array],
     ) -> None:
         """Pushes this simulator's exact sums of weighted deltas.
 
@@ -166,14 +166,21 @@ class SchedulerClient:
             at: the round.
             results: of all users of the share.
             timings: called when the last tensor is on its way.
-            sums: int64 by name, see `aggregation`, or, on the scheduler's machine, where
-                its shards' sums are; they must stay until the next round.  Empty if the share was.
+            sums: int64 by name, see `aggregation`; empty if the share was.
         """
-        if isinstance(sums, Mapping):
-            parts = (pb.ParamsMessage(chunk=chunk) for chunk in tensor_chunks(sums))
-        else:
-            parts = (pb.ParamsMessage(sums=handle_to_message(handle)) for handle in sums)
+        parts = (pb.ParamsMessage(chunk=chunk) for chunk in tensor_chunks(sums))
         self._caller.call(self._stub.FedAvgUpdate, self._params_messages(at, results, timings, parts))
+
+    def fedavg_update_in_memory(
+        self, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[MemoryHandle]
+    ) -> None:
+        """As `fedavg_update`, for a scheduler on this machine: says where the shards' sums are.
+
+        They must stay as they are until the next round.
+        """
+        reports = [*report_head(self._rank, at, results), report_tail(timings)]
+        request = pb.MemoryPush(reports=reports, sums=[handle_to_message(handle) for handle in sums])
+        self._caller.call(self._stub.FedAvgUpdateInMemory, request)
 
     def shared_memory(self) -> MemoryHandle:
         """Where the shared parameters are in the memory of the scheduler's machine."""

@@ -55,7 +55,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
         for name in ("Register", "ReportFailure", "UpdateUserInstNum", "UpdateGlobalParams", "FedAvgUpdate",
-                     "GetSharedMemory", "UpdateTestMetrics", "Exit"):  # fmt: skip
+                     "FedAvgUpdateInMemory", "GetSharedMemory", "UpdateTestMetrics", "Exit"):  # fmt: skip
             setattr(self, name, unary(getattr(self, name)))
         for name in ("Exchange", "Watch", "SampleUsersToTrain", "SampleUsersWithHash", "FixedUsersToTrain",
                      "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
@@ -128,22 +128,25 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
 
     def FedAvgUpdate(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.Empty:  # noqa: N802, D102
         tensors, report = TensorAssembler(self._do.push_specs()), ReportReader(self._do.rules.seed)
-        sums: list[Sums] = []
         for message in request:
             part = message.WhichOneof("part")
             if part == "chunk":
                 self._do.check_names([message.chunk.name])
                 tensors.add(message.chunk)
-            elif part == "sums":
-                sums.append(self._mapped(handle_from_message(message.sums)))
             elif part == "report":
                 report.add(message.report)
             else:
-                raise BadInput(f"a push carries reports and sums, not {part}")
+                raise BadInput(f"a push carries reports and chunks, not {part}")
         rank, at, results, timings = report.finish()
-        if results and not sums:
-            sums = [Sums.whole(tensors.finish())]
-        self._do.push(rank, at, results, timings, sums)
+        self._do.push(rank, at, results, timings, [Sums.whole(tensors.finish())] if results else [])
+        return pb.Empty()
+
+    def FedAvgUpdateInMemory(self, request: pb.MemoryPush, context: Any) -> pb.Empty:  # noqa: N802, D102
+        report = ReportReader(self._do.rules.seed)
+        for message in request.reports:
+            report.add(message)
+        sums = [self._mapped(handle_from_message(handle)) for handle in request.sums]
+        self._do.push(*report.finish(), sums)
         return pb.Empty()
 
     def GetSharedMemory(self, request: pb.SimulatorRank, context: Any) -> pb.MemoryHandle:  # noqa: N802, D102

@@ -35,7 +35,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 class ServerOptimizer(ABC):
-    """One server step; a user's own optimizer is a subclass with `_step` and `slots`.
+    """One server step; a user's own optimizer is a subclass with `step` and `slots`.
 
     Args:
         learning_rate: server learning rate.
@@ -58,7 +58,7 @@ class ServerOptimizer(ABC):
         return 0.0
 
     @abstractmethod
-    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+    def step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
         """The new value of a block of one parameter.
 
         Args:
@@ -103,7 +103,7 @@ class ServerOptimizer(ABC):
             here = {slot: values[part] for slot, values in state.items()}
             x: Float64 = flat[part].astype(np.float64)
             mean: Float64 = np.multiply(total, factor, dtype=np.float64)
-            new = self._step(x, mean, here, cohort_size)
+            new = self.step(x, mean, here, cohort_size)
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused
                 rounded = new.astype(flat.dtype)
             if not np.isfinite(rounded).all():
@@ -137,7 +137,7 @@ class FedAvg(ServerOptimizer):
     def __init__(self, learning_rate: float = 1.0) -> None:
         super().__init__(learning_rate)
 
-    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+    def step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:  # noqa: D102
         return x + self.learning_rate * mean
 
 
@@ -151,7 +151,7 @@ class Sum(ServerOptimizer):
     def __init__(self, learning_rate: float = 1.0) -> None:
         super().__init__(learning_rate)
 
-    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+    def step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:  # noqa: D102
         return x + self.learning_rate * (mean * cohort_size)
 
 
@@ -165,7 +165,7 @@ class FedAvgM(ServerOptimizer):
         super().__init__(learning_rate)
         self.momentum = momentum
 
-    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+    def step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:  # noqa: D102
         m = state["momentum"]
         m *= self.momentum
         m += mean
@@ -188,7 +188,7 @@ class _Adaptive(ServerOptimizer):
     def _second(self, v: Float64, square: Float64) -> None:
         """Updates v in place with the squared mean delta."""
 
-    def _step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
+    def step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:
         m, v = state["m"], state["v"]
         m *= self.beta1
         m += (1 - self.beta1) * mean

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import grpc
 
 from protos.codec import Tensors
-from protos.errors import FLError, RunEnded
+from protos.errors import FLError, InternalError, RunEnded
 from scheduler.coordinator import Coordinator
 from scheduler.messages import Layout
 from scheduler.metrics import ratio, reduce_metrics, user_spread
@@ -99,6 +99,9 @@ class SimulationFramework:
                 self._service.finish()
         except KeyboardInterrupt:
             self._end(INTERRUPTED, "interrupted")
+        except InternalError as error:
+            # An exception within the scheduler: it has the traceback and says it itself.
+            self._end(FAILED, self._service.coordinator.failure or str(error) if self._service is not None else None)
         except RunEnded as error:
             # Said by the rank it happened on; the scheduler says what only it has seen.
             self._end(FAILED, str(error) if self._service is not None and self._service.saw_it_alone else None)
@@ -128,7 +131,7 @@ class SimulationFramework:
     def _check(self) -> None:
         """Finds what is wrong before anything is started; the first rank with a problem speaks for all."""
         try:
-            problem = None
+            problem = self._role.problem
             if self._reader is None or self._trainer is None:
                 raise FLError("set_reader and set_trainer come before run")
             self._rules = self._make_rules()

@@ -178,7 +178,8 @@ def read_npz(path: Path, what: str) -> Tensors:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise FLError(f"{what} {path}: cannot be read as an NPZ file of arrays: {error}") from error
+        reason = "it holds objects, not plain arrays" if "pickle" in str(error) else error
+        raise FLError(f"{what} {path}: cannot be read as an NPZ file of arrays: {reason}") from error
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -50,8 +50,10 @@ class FLSimRoleMaker:
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()
         expected = os.environ.get("SLURM_NTASKS", "")
+        # What keeps the run from starting, for the framework to say.
+        self.problem: str | None = None
         if comm is not None and self.size == 1 and expected.isdigit() and int(expected) > 1:
-            raise FLError(
+            self.problem = (
                 f"Slurm started {expected} tasks but MPI sees one rank: its MPI plugin does not fit; "
                 "try srun --mpi=pmi2 or --mpi=pmix"
             )

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         "fedavg", description="how the mean delta moves the global parameters"
     )
     server_lr: float | None = Field(
-        None, gt=0, description="server learning rate (default: 1.85 for fedavg, else the optimizer's own)"
+        None, gt=0, description="server learning rate (default: the optimizer's own; 1 for fedavg)"
     )
 
     test_sampler: Literal["all", "one-percent", "none"] = Field("all", description="users that are tested")
@@ -83,11 +83,6 @@ class Settings(BaseSettings):
         True, description="hand parameters over in memory between processes of one machine, instead of streaming them"
     )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
-
-    @property
-    def default_server_lr(self) -> float | None:
-        """The recipe's server learning rate, where it has one."""
-        return 1.85 if self.server_optimizer == "fedavg" else None
 
     def make_sampler(self) -> Sampler:
         """The sampler these settings name."""
@@ -109,8 +104,7 @@ class Settings(BaseSettings):
     def make_server_optimizer(self) -> ServerOptimizer:
         """The server optimizer these settings name."""
         kind: Any = SERVER_OPTIMIZERS[self.server_optimizer]
-        lr = self.default_server_lr if self.server_lr is None else self.server_lr
-        optimizer: ServerOptimizer = kind() if lr is None else kind(learning_rate=lr)
+        optimizer: ServerOptimizer = kind() if self.server_lr is None else kind(learning_rate=self.server_lr)
         return optimizer
 
 

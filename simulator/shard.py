@@ -98,7 +98,7 @@ class Shard:
         self._data = DataClient(job.addresses, self._is.rank, self._store)
 
     def _prepare(self, job: jobs.Prepare) -> str:
-        self.where = f"{type(self._is.reader).__name__}.prepare of {job.data}"
+        self.where = f"file {job.data}"
         return json.dumps(self._is.reader.prepare(job.data, job.files))
 
     def _setup(self, job: jobs.Setup) -> None:

@@ -52,8 +52,9 @@ class ShardPool:
         self._interrupt: FLError | None = None
         self.queue = WorkQueue(self._queue_fd)
         self._environment = shard_environment(os.environ, tune=tune)
-        self._memory: list[SharedArrays] = []
         self._sums: list[Sums] = []
+        # Where the shards' sums are, for a scheduler on this machine.
+        self.sum_handles: list[MemoryHandle] = []
         self._shards = [self._start(index, settings) for index in range(count)]
 
     def __len__(self) -> int:
@@ -97,8 +98,9 @@ class ShardPool:
     def attach(self, shared: Mapping[str, TensorSpec], *, write_initial: bool) -> SharedArrays:
         """Lays out the shared arrays and has all shards map them; shard 0 may write its initial values."""
         params = SharedArrays(self._params_fd, shared, create=True)
-        self._memory = [SharedArrays(fd, sum_specs(shared), create=True) for fd in self._sums_fds]
-        self._sums = [Sums.of(memory.arrays, shared) for memory in self._memory]
+        memory = [SharedArrays(fd, sum_specs(shared), create=True) for fd in self._sums_fds]
+        self._sums = [Sums.of(each.arrays, shared) for each in memory]
+        self.sum_handles = [each.handle() for each in memory]
         tasks = {i: jobs.Attach(dict(shared), write_initial and i == 0) for i in range(len(self._shards))}
         self._collect(tasks)
         return params
@@ -125,10 +127,6 @@ class ShardPool:
         """Evaluates a share in all shards."""
         self.queue.fill(len(share.uids))
         return self._run_share(dict.fromkeys(range(len(self._shards)), jobs.EvaluateShare(at, share)))
-
-    def sum_handles(self) -> list[MemoryHandle]:
-        """Where the shards' sums are, for a scheduler on this machine."""
-        return [memory.handle() for memory in self._memory]
 
     def reduce_sums(self) -> dict[str, Any]:
         """The sums of all shards, added up in shard 0's memory."""

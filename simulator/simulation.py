@@ -97,6 +97,8 @@ class Simulation:
         for day in days:
             self._play(day)
         if self._schema.specs():
+            # Another simulator may still train a user whose parameters are kept here.
+            self._client.exchange("trained", b"")
             self._save_private()
         self._client.exit()
 
@@ -299,10 +301,12 @@ class Simulation:
         def timings_now() -> Timings:
             return _with(done.timings, pull=pulled, push=time.perf_counter() - trained)
 
-        sums: Any = {}
-        if share.uids:
-            sums = self.pool.sum_handles() if self._in_memory else self.pool.reduce_sums()
-        self._client.fedavg_update(at, done.results, timings_now, sums)
+        if self._in_memory:
+            handles = self.pool.sum_handles if share.uids else []
+            self._client.fedavg_update_in_memory(at, done.results, timings_now(), handles)
+        else:
+            sums = self.pool.reduce_sums() if share.uids else {}
+            self._client.fedavg_update(at, done.results, timings_now, sums)
 
     def _pull(self, step: int) -> float:
         """Has the shared parameters before round `step` where the shards read them; returns seconds."""

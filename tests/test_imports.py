@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "reader": {"reader"},
     "model": {"model"},
     "trainer": {"trainer", "model"},
-    "application": {"reader", "simulator", "trainer"},
+    "application": {"reader", "scheduler", "simulator", "trainer"},
     "run_codegen": set(),
 }
 SOURCES = sorted(

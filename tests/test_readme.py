@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from running import ROOT, TIMEOUT, command, metrics, params, private, same
 
+from application import RecipeSettings
 from scheduler import SERVER_OPTIMIZERS
 from simulator import Settings
 
@@ -303,8 +304,9 @@ def test_the_settings_table_tells_the_defaults():
 
 
 def test_the_recipes_server_learning_rate():
-    settings = Settings.model_construct(server_optimizer="fedavg")
-    assert f"fedavg, {settings.default_server_lr}" in section(README, "Settings")
+    settings = RecipeSettings.model_construct(server_optimizer="fedavg", server_lr=None)
+    rate = settings.make_server_optimizer().learning_rate
+    assert f"fedavg, {rate} (1 in a task of your own)" in section(README, "Settings")
 
 
 def test_the_tables_of_choices_are_complete():
@@ -323,7 +325,7 @@ def test_the_server_learning_rates_are_told():
     rates = {name: float(cells[2]) for cells in told if len(cells) == 3 for name in spans(cells[0])}
     assert set(rates) == set(SERVER_OPTIMIZERS)
     for name, rate in rates.items():
-        chosen = Settings.model_construct(server_optimizer=name, server_lr=None)
+        chosen = RecipeSettings.model_construct(server_optimizer=name, server_lr=None)
         assert chosen.make_server_optimizer().learning_rate == rate
 
 

@@ -113,7 +113,7 @@ def test_a_round_handed_over_in_memory(ready, memory):
     assert params["w"].tolist() == [1.0, 2.0]
     exact = ExactSum(Sums.of(memory.arrays, W), 3, 3)
     exact.take("w", params["w"] + np.array([1.0, 0.0], np.float32), params["w"], 4.0, "a")
-    soon(one.fedavg_update, at(), [result("a")], lambda: NO_TIME, [memory.handle()])
+    soon(one.fedavg_update_in_memory, at(), [result("a")], NO_TIME, [memory.handle()])
     soon(two.fedavg_update, at(), [result("b"), result("c")], lambda: NO_TIME, grid(-2, 6))
     assert params["w"].tolist() == soon(two.get_global_params, 1)["w"].tolist() == [1.5, 3.5]
 
@@ -124,7 +124,7 @@ def test_memory_that_is_not_what_was_told_is_refused_and_the_round_goes_on(ready
     for wrong in ({"token": bytes(16)}, {"machine": "another"}, {"fd": 1_000_000}):
         handle = dataclasses.replace(memory.handle(), **wrong)
         with pytest.raises(NotFound):
-            soon(one.fedavg_update, at(), [result("a")], lambda: NO_TIME, [handle])
+            soon(one.fedavg_update_in_memory, at(), [result("a")], NO_TIME, [handle])
     soon(one.fedavg_update, at(), [result("a")], lambda: NO_TIME, grid(4, 0))
     soon(two.fedavg_update, at(), [result("b"), result("c")], lambda: NO_TIME, grid(-2, 6))
     assert soon(two.get_global_params, 1)["w"].tolist() == [1.5, 3.5]

@@ -63,7 +63,7 @@ PUSHES = {
     "no first report": ([*SUMS, TAIL], BAD, "the first report names no round"),
     "a report after the last": ([HEAD, *SUMS, TAIL, TAIL], BAD, "a report came after the last one"),
     "private names": ([HEAD, pb.ParamsMessage(private_names=pb.PrivateNames(names=["w"]))], BAD, "not private_names"),
-    "an empty message": ([HEAD, pb.ParamsMessage()], BAD, "a push carries reports and sums, not None"),
+    "an empty message": ([HEAD, pb.ParamsMessage()], BAD, "a push carries reports and chunks, not None"),
     "a date that is none": ([head("b", when=at(date="../../etc"))], BAD, "date '../../etc' is not of the form"),
     "no tensors": ([HEAD, TAIL], BAD, "tensors are missing: w"),
     "floats": ([HEAD, *chunks({"w": np.zeros(2)}), TAIL], BAD, r"'w' is float64[2], expected int64[2]"),

@@ -233,7 +233,7 @@ class Averaging(ServerOptimizer):
     def initial_slot(self, slot):
         return 1.0 if slot == "sum" else 0.0
 
-    def _step(self, x, mean, state, cohort_size):
+    def step(self, x, mean, state, cohort_size):
         state["steps"] += 1
         state["sum"] += mean
         return x + self.learning_rate * state["sum"] / state["steps"]

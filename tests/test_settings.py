@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import Field, ValidationError
 
+from application import RecipeSettings
 from protos.errors import BadInput
 from scheduler.messages import Layout
 from scheduler.samplers import (
@@ -61,7 +62,7 @@ def test_the_defaults_are_the_recipe():
     }  # fmt: skip
     assert recipe.items() <= read().model_dump().items()
     optimizer = read().make_server_optimizer()
-    assert (optimizer.name, optimizer.learning_rate) == ("fedavg", 1.85)
+    assert (optimizer.name, optimizer.learning_rate) == ("fedavg", 1.0)
 
 
 def test_every_setting_has_a_flag():
@@ -255,7 +256,7 @@ def test_settings_make_the_pieces_they_name(tmp_path):
 
 @pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
 def test_settings_make_every_server_optimizer(name):
-    own = 1.85 if name == "fedavg" else SERVER_OPTIMIZERS[name]().learning_rate
+    own = SERVER_OPTIMIZERS[name]().learning_rate
     optimizer = read("--server-optimizer", name).make_server_optimizer()
     assert (type(optimizer), optimizer.learning_rate) == (SERVER_OPTIMIZERS[name], own)
     assert read("--server-optimizer", name, "--server-lr", "0.25").make_server_optimizer().learning_rate == 0.25
@@ -265,3 +266,10 @@ def test_plain_values_survive_yaml():
     """What is written to config.yaml."""
     shown = read("--private", "a").model_dump(mode="json")
     assert yaml.safe_load(yaml.safe_dump(shown)) == shown
+
+
+def test_the_main_jobs_server_learning_rate_is_the_recipes():
+    rates = {name: RecipeSettings(data="d", server_optimizer=name).make_server_optimizer().learning_rate
+             for name in ("fedavg", "fedadam")}  # fmt: skip
+    assert rates == {"fedavg": 1.85, "fedadam": 0.01}
+    assert RecipeSettings(data="d", server_lr=0.5).make_server_optimizer().learning_rate == 0.5

@@ -170,8 +170,12 @@ class TrainerBase(ABC):
         return totals
 
 
-def add_metrics(totals: Metrics, metrics: Mapping[str, tuple[Any, Any]]) -> None:
+def add_metrics(totals: Metrics, metrics: Mapping[str, Any]) -> None:
     """Adds (sum, count) pairs, numbers or one-element tensors, to running totals in place."""
-    for name, (total, count) in metrics.items():
+    for name, pair in metrics.items():
+        try:
+            total, count = pair
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"metric {name!r} must be a pair (sum, count), not {pair!r}") from error
         before = totals.get(name, (0.0, 0.0))
         totals[name] = (before[0] + float(total), before[1] + float(count))

@@ -8,28 +8,25 @@ starts at zero in each batch: pfl-research's local step has no place to carry it
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.aggregate.weighting import WeightByDatapoints
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
-from pfl.callback.base import TrainingProcessCallback
 from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
-from pfl.metrics import Metrics, Weighted
+from pfl.metrics import Weighted
 from pfl.model.pytorch import PyTorchModel
+from pfl_clock import Clock
 from torch import Tensor
 from torch_model import LanguageModel
-from workload import BATCH, LEARNING_RATE, MAX_GRAD_NORM, SERVER_LEARNING_RATE, Workload, report
+from workload import BATCH, LEARNING_RATE, MAX_GRAD_NORM, SERVER_LEARNING_RATE, Workload
 
 
 class Model(LanguageModel):
@@ -42,18 +39,6 @@ class Model(LanguageModel):
     def metrics(self, x: Tensor, y: Tensor, mask: Tensor) -> dict[str, Any]:
         """Next to nothing: evaluation is not timed."""
         return {"sequences": Weighted(0.0, len(x))}
-
-
-class Clock(TrainingProcessCallback):
-    """Notes when each round ends."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def after_central_iteration(self, aggregate_metrics: Metrics, model: Any, *, central_iteration: int) -> Any:
-        """Called by pfl-research; never stops the training."""
-        self.ends.append(time.perf_counter())
-        return False, Metrics()
 
 
 def main(path: Path, seconds: Path) -> None:
@@ -91,8 +76,7 @@ def main(path: Path, seconds: Path) -> None:
         model_eval_params=NNEvalHyperParams(local_batch_size=BATCH),
         callbacks=[clock],
     )
-    if os.environ["RANK"] == "0":
-        report(seconds, np.diff(clock.ends).tolist())
+    clock.report(seconds)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ torchrun --standalone --nproc_per_node=2 pfl_tiny.py USERS ROUNDS COHORT SECONDS
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,14 @@ from pfl.aggregate.simulate import SimulatedBackend
 from pfl.aggregate.weighting import WeightByDatapoints
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
-from pfl.callback.base import TrainingProcessCallback
 from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.data.sampling import get_user_sampler
 from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
-from pfl.metrics import Metrics, Weighted
+from pfl.metrics import Weighted
 from pfl.model.pytorch import PyTorchModel
+from pfl_clock import Clock
 from torch import Tensor
-from workload import report
 
 
 class Regression(torch.nn.Linear):
@@ -40,18 +37,6 @@ class Regression(torch.nn.Linear):
         return {"examples": Weighted(0.0, len(x))}
 
 
-class Clock(TrainingProcessCallback):
-    """Notes when each round ends."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def after_central_iteration(self, aggregate_metrics: Metrics, model: Any, *, central_iteration: int) -> Any:
-        """Called by pfl-research; never stops the training."""
-        self.ends.append(time.perf_counter())
-        return False, Metrics()
-
-
 def main(users: Path, rounds: int, cohort: int, seconds: Path) -> None:
     """Trains all rounds; the first process reports."""
     torch.set_num_threads(1)
@@ -59,7 +44,9 @@ def main(users: Path, rounds: int, cohort: int, seconds: Path) -> None:
     np.random.seed(0)  # pfl-research samples with NumPy's global generator
     with np.load(users) as file:
         x, y = file["x"], file["y"]
-    data = FederatedDataset(lambda user: Dataset(raw_data=[x[user], y[user]]), get_user_sampler("random", range(len(x))))
+    data = FederatedDataset(
+        lambda user: Dataset(raw_data=[x[user], y[user]]), get_user_sampler("random", range(len(x)))
+    )
     model, clock = Regression(x.shape[2], int(y.max()) + 1), Clock()
     FederatedAveraging().run(
         algorithm_params=NNAlgorithmParams(
@@ -77,8 +64,7 @@ def main(users: Path, rounds: int, cohort: int, seconds: Path) -> None:
         model_eval_params=NNEvalHyperParams(local_batch_size=10),
         callbacks=[clock],
     )
-    if os.environ["RANK"] == "0":
-        report(seconds, np.diff(clock.ends).tolist())
+    clock.report(seconds)
 
 
 if __name__ == "__main__":
