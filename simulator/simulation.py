@@ -97,8 +97,6 @@ class Simulation:
         for day in days:
             self._play(day)
         if self._schema.specs():
-            # Another simulator may still train a user whose parameters are kept here.
-            self._client.exchange("trained", b"")
             self._save_private()
         self._client.exit()
 
@@ -272,6 +270,8 @@ class Simulation:
                 self._evaluate(day.test_date)
         if day.test_date is not None:
             self._evaluate(day.test_date)
+        # Until here another simulator may need the data and private parameters of a user that is kept here.
+        self._client.exchange(f"done/{day.date}", b"")
         for date, split in ((day.date, TRAIN), (day.test_date, TEST)):
             if date is not None and self._store is not None:
                 self._store.clear_examples(date, split)
