@@ -5,7 +5,8 @@ as integers.  User k with weight w_k and delta d_k contributes, element by eleme
 
     q_k = rint(w_k * d_k * 2**(FRACTION_BITS - e))
 
-to an int64 sum, with e the round's scale exponent, 2**e >= the cohort's examples.
+to an int64 sum, where d_k is the difference of the parameters in their own precision
+(float32 at least) and e the round's scale exponent, 2**e >= the cohort's examples.
 Integer sums do not depend on order, so any number of shards and simulators gives
 the same sum, and the mean  sum_k(q_k) * 2**(e - FRACTION_BITS) / sum_k(w_k)  the same
 bits.  The grid is 2**-48 of the mean delta: finer than float32 holds for any
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +31,13 @@ Float64 = npt.NDArray[np.float64]
 
 FRACTION_BITS = 48
 # Small enough that every temporary stays in a core's cache.
-BLOCK = 16_384
+BLOCK = 32_768
 # Adding 1.5 * 2**52 to a float64 of size < 2**51 leaves its nearest integer in the low bits.
 _MAGIC = 1.5 * 2.0**52
 _MAGIC_BITS = np.float64(_MAGIC).view(np.int64)
 _MAGIC_LIMIT = 2.0**51
+# More than rounding can take away from the root of a block's sum of squares.
+_MARGIN = 1.01
 
 
 def scale_exponent(examples: int) -> int:
@@ -107,7 +111,9 @@ class ExactSum:
         self._sums = sums
         self._limit = 2.0**63 / (2 * cohort_size)
         self._scale = 2.0 ** (FRACTION_BITS - exponent)
+        self._fast_limit = min(self._limit, _MAGIC_LIMIT)
         self._scratch: Float64 = np.empty(BLOCK, np.float64)
+        self._deltas: dict[np.dtype[Any], Array] = {}
         for touched in sums.touched.values():
             touched.fill(False)
 
@@ -148,35 +154,43 @@ class ExactSum:
         _by_row(new)[rows] = before
 
     def _take_flat(self, put: _Put, new: Array, old: Array, total: Int64, *, fresh: bool) -> None:
+        kind = np.promote_types(new.dtype, np.float32)
+        room = self._deltas.setdefault(kind, np.empty(BLOCK, kind))
         for start in range(0, total.size, BLOCK):
             part = slice(start, start + BLOCK)
-            target = total[part]
-            grid = self._scratch[: target.size]
-            np.copyto(grid, new[part])
+            now, before, target = new[part], old[part], total[part]
+            delta, grid = room[: target.size], self._scratch[: target.size]
             with np.errstate(invalid="ignore"):  # infinity minus infinity; the check below names it
-                np.subtract(grid, old[part], out=grid)
-            low, high = grid.min(), grid.max()
-            if low == high == 0.0:
+                np.subtract(now, before, out=delta)
+            # One pass that bounds every element and lets no NaN or infinity by.
+            bound = math.sqrt(float(np.dot(delta, delta))) * _MARGIN
+            if bound == 0.0:
                 if fresh:
                     target.fill(0)
-                np.copyto(new[part], old[part])  # a zero may have changed its sign
+                np.copyto(now, before)  # a zero may have changed its sign
                 continue
-            size = max(-low, high) * put.factor
-            # Not `size >= limit`: a NaN must fail too.
-            if not size < self._limit:
-                raise self._refusal(put, float(low), float(high))
+            exact = not bound * put.factor < self._fast_limit
+            if exact:
+                self._check(put, float(delta.min()), float(delta.max()))
+            np.copyto(grid, delta)
             np.multiply(grid, put.factor, out=grid)
-            if size < _MAGIC_LIMIT:
-                np.add(grid, _MAGIC, out=grid)
-                bits = grid.view(np.int64)
-                np.subtract(bits, _MAGIC_BITS, out=target if fresh else bits)
-            else:
+            if exact:
                 bits = np.rint(grid).astype(np.int64)
                 if fresh:
                     target[...] = bits
+            else:
+                np.add(grid, _MAGIC, out=grid)
+                bits = grid.view(np.int64)
+                np.subtract(bits, _MAGIC_BITS, out=target if fresh else bits)
             if not fresh:
                 np.add(target, bits, out=target)
-            np.copyto(new[part], old[part])
+            np.copyto(now, before)
+
+    def _check(self, put: _Put, low: float, high: float) -> None:
+        """Refuses what the sum cannot hold."""
+        # Not `size >= limit`: a NaN must fail too.
+        if not max(-low, high) * put.factor < self._limit:
+            raise self._refusal(put, low, high)
 
     def _refusal(self, put: _Put, low: float, high: float) -> BadInput:
         if not (math.isfinite(low) and math.isfinite(high)):

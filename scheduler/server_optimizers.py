@@ -62,7 +62,7 @@ class ServerOptimizer(ABC):
         """The new value of a block of one parameter.
 
         Args:
-            x: float64 (n,), the parameter.
+            x: float64 (n,), the parameter; may be overwritten.
             mean: float64 (n,), the weighted mean delta; may be overwritten.
             state: float64 (n,) a slot, updated in place.
             cohort_size: users that took part.
@@ -97,12 +97,16 @@ class ServerOptimizer(ABC):
 
     def _apply_flat(self, name: str, flat: Array, totals: Sequence[Int64], factor: float, cohort_size: int) -> None:
         state = self._slots_of(name, flat.size)
+        room = np.empty(BLOCK, np.int64)
         for start in range(0, flat.size, BLOCK):
             part = slice(start, start + BLOCK)
-            total = totals[0][part] if len(totals) == 1 else np.add.reduce([t[part] for t in totals])
+            total = totals[0][part]
+            for other in totals[1:]:
+                total = np.add(total, other[part], out=room[: total.size])
             here = {slot: values[part] for slot, values in state.items()}
             x: Float64 = flat[part].astype(np.float64)
-            mean: Float64 = np.multiply(total, factor, dtype=np.float64)
+            mean: Float64 = total.astype(np.float64)
+            mean *= factor
             new = self.step(x, mean, here, cohort_size)
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused
                 rounded = new.astype(flat.dtype)
@@ -138,7 +142,9 @@ class FedAvg(ServerOptimizer):
         super().__init__(learning_rate)
 
     def step(self, x: Float64, mean: Float64, state: dict[str, Float64], cohort_size: int) -> Float64:  # noqa: D102
-        return x + self.learning_rate * mean
+        mean *= self.learning_rate
+        x += mean
+        return x
 
 
 class Sum(ServerOptimizer):

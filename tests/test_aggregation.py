@@ -174,12 +174,12 @@ def test_saying_which_rows_were_touched_changes_nothing(cohort, old, data):
 @quick
 @given(users, values)
 def test_the_mean_agrees_with_an_exact_reference_to_the_grid(cohort, old):
-    """Each user is rounded by half a step at most; a step is 2**(e - 48) / W <= 2**-47 of the mean."""
+    """Each float32 delta is rounded by half a step at most; a step is 2**(e - 48) / W <= 2**-47 of the mean."""
     weight = sum(w for _, w in cohort)
     exponent = scale_exponent(weight)
     got = summed(cohort, old, exponent) * mean_factor(total_weight(float(w) for _, w in cohort), exponent)
     for place in np.ndindex(SHAPE):
-        exact = sum(w * (Fraction(float(new[place])) - Fraction(float(old[place]))) for new, w in cohort) / weight
+        exact = sum(w * Fraction(float(new[place] - old[place])) for new, w in cohort) / weight
         assert abs(Fraction(float(got[place])) - exact) <= len(cohort) * Fraction(1, 2**48) + abs(exact) * 2**-52
 
 
@@ -190,7 +190,7 @@ def test_a_mean_of_many_blocks_agrees_with_a_float64_reference():
     news = [old + rng.normal(scale=0.1, size=size).astype(np.float32) for _ in weights]
     exponent = scale_exponent(294)
     total = summed(list(zip(news, weights, strict=True)), old, exponent, size)
-    reference = sum(w * (new.astype(np.float64) - old) for new, w in zip(news, weights, strict=True)) / 294
+    reference = sum(w * (new - old).astype(np.float64) for new, w in zip(news, weights, strict=True)) / 294
     np.testing.assert_allclose(total * mean_factor(294.0, exponent), reference, rtol=0, atol=3 * 2.0**-48)
 
 
