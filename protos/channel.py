@@ -136,10 +136,19 @@ class Caller:
 
     def stream(self, method: Callable[..., Iterator[Result]], request: Any) -> Iterator[Result]:
         """A call with a stream of answers."""
-        try:
-            yield from method(request, wait_for_ready=False)
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.peer) from error
+        yield from self.begin(method, request)
+
+    def begin(self, method: Callable[..., Iterator[Result]], request: Any) -> Iterator[Result]:
+        """As `stream`, but the call is on its way before the first answer is asked for."""
+        replies = method(request, wait_for_ready=False)
+
+        def follow() -> Iterator[Result]:
+            try:
+                yield from replies
+            except grpc.RpcError as error:
+                raise from_rpc(error, self.peer) from error
+
+        return follow()
 
     def close(self) -> None:
         """Closes the channel."""

@@ -193,9 +193,9 @@ class Coordinator:
     # -- rounds ------------------------------------------------------------------
 
     def train_share(self, rank: int, date: str, number: int, step: int, kind: str | None) -> Share:
-        """See `RoundState.train_share`; waits for the step of the round before."""
+        """See `RoundState.train_share`; waits until the round is due or next."""
         with self._round_state() as state:
-            self._wait(lambda: state.step >= step)
+            self._wait(lambda: state.step >= step or (state.step == step - 1 and state.under_way))
             return state.train_share(rank, date, number, step, kind)
 
     def push(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]) -> None:
@@ -205,6 +205,11 @@ class Coordinator:
             if record is not None:
                 self._listener.on_record(record)
             self._wake()
+
+    def wait_step(self, step: int) -> None:
+        """Returns when the parameters before round `step` are made."""
+        with self._round_state() as state:
+            self._wait(lambda: state.step >= step)
 
     def replace(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors) -> None:
         """See `RoundState.replace`."""

@@ -58,6 +58,7 @@ class RoundState:
         self._reported: dict[tuple[str, str], set[int]] = {}
         self._users: dict[tuple[str, str], UserTable] = {}
         self._open: _Open | None = None
+        self._next: _Open | None = None
         self._test: _Open | None = None
         self._sums: list[Sums] = []
         self._last_end: float | None = None
@@ -160,6 +161,8 @@ class RoundState:
     def train_share(self, rank: int, date: str, number: int, step: int, kind: str | None = None) -> Share:
         """The simulator's share of a round's cohort; the first to ask begins the round.
 
+        The round after the one under way may be asked for too.
+
         Args:
             rank: the simulator.
             date: the day.
@@ -175,16 +178,31 @@ class RoundState:
         if kind is not None and self.rules.sampler.name != kind:
             raise WrongState(f"the run samples with {self.rules.sampler.name!r}, not {kind!r}")
         at = Round(self.rules.seed, date, number, step)
+        if self._open is not None and self._open.at != at:
+            if step != self.step + 1:
+                raise WrongState(f"date {date}, round {number} was asked for during {_where(self._open.at)}")
+            # A cohort is known before its round: a simulator asks while its shards still train.
+            if self._next is None:
+                self._next = self._sample(at)
+            if self._next.at != at:
+                raise WrongState(f"date {date}, round {number} was asked for, {_where(self._next.at)} is next")
+            return self._next.shares[rank]
         if self._open is None:
             if step != self.step:
                 raise WrongState(f"round {step} of the run was asked for, {self.step} is due")
-            users = self._table(date, TRAIN)
-            cohort = list(self.rules.sampler.sample(users, at))
-            check_cohort(cohort, users.uids, self.rules.sampler, at)
-            self._open = self._begin(at, cohort, users, in_order=not self.rules.federated)
-        if self._open.at != at:
-            raise WrongState(f"date {date}, round {number} was asked for during {_where(self._open.at)}")
+            self._open = self._sample(at)
         return self._open.shares[rank]
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a round has begun and not ended."""
+        return self._open is not None
+
+    def _sample(self, at: Round) -> _Open:
+        users = self._table(at.date, TRAIN)
+        cohort = list(self.rules.sampler.sample(users, at))
+        check_cohort(cohort, users.uids, self.rules.sampler, at)
+        return self._begin(at, cohort, users, in_order=not self.rules.federated)
 
     def push(
         self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]
@@ -338,9 +356,11 @@ class RoundState:
         return self._close_round(round_)
 
     def _close_round(self, round_: _Open) -> RoundRecord:
-        self._open = None
         self.step += 1
         self._last_end = self._clock()
+        self._open, self._next = self._next, None
+        if self._open is not None:
+            self._open.started = self._last_end
         return self._record(round_, TRAIN, self._last_end)
 
     def _record(self, round_: _Open, phase: str, end: float) -> RoundRecord:

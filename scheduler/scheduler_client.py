@@ -117,6 +117,15 @@ class SchedulerClient:
         """The share of a round of a plan; WrongState if the run has no plan."""
         return self._share(self._stub.FixedUsersToTrain, at)
 
+    def begin_sample_user_list(self, at: Round) -> Callable[[], Share]:
+        """Asks for a share without waiting for it, while the round before is under way.
+
+        Returns:
+            What waits for the share and gives it.
+        """
+        messages = self._caller.begin(self._stub.SampleUsersToTrain, key_to_message(self._rank, at))
+        return lambda: share_from_messages(messages)
+
     def test_sample_user_list(self, at: Round) -> Share:
         """This simulator's share of the users to test."""
         return self._share(self._stub.SampleUsersToTest, at)

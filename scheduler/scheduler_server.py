@@ -146,7 +146,10 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         for message in request.reports:
             report.add(message)
         sums = [self._mapped(handle_from_message(handle)) for handle in request.sums]
-        self._do.push(*report.finish(), sums)
+        rank, at, results, timings = report.finish()
+        self._do.push(rank, at, results, timings, sums)
+        # The caller's shards read the next parameters where these are: not before they are made.
+        self._do.wait_step(at.step + 1)
         return pb.Empty()
 
     def GetSharedMemory(self, request: pb.SimulatorRank, context: Any) -> pb.MemoryHandle:  # noqa: N802, D102

@@ -87,7 +87,9 @@ class SimulationFramework:
     def run(self) -> None:
         """Plays this rank's part, and ends the process with one clear message if the run fails."""
         set_up_logging(f"rank {self._role.rank}")
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # SIGINT too: a script's background job starts with it ignored, and a launcher passes it on.
+            signal.signal(number, _interrupt)
         try:
             self._check()
             self._open()

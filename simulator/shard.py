@@ -153,6 +153,9 @@ class Shard:
 
         self.where = f"{type(self._is.trainer).__name__}.make_model"
         model = self._model = build_model(self._is.trainer, self._is.seed, self._is.private)
+        # What Paddle's import left behind stays for good: the collector need not visit it again and again.
+        gc.collect()
+        gc.freeze()
         return jobs.ModelSchema(
             {name: model.specs[name] for name in model.shared}, {name: model.specs[name] for name in model.private}
         )

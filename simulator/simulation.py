@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from protos.errors import BadInput, FLError, NotFound
 from protos.shared_arrays import SharedArrays
 from protos.stubs import tensor_pb2
 from scheduler.messages import Layout, SimulatorInfo
-from scheduler.rounds import TEST, TRAIN, Rules, Timings
+from scheduler.rounds import TEST, TRAIN, Rules, Share, Timings
 from scheduler.samplers import FixedSampler, HashSampler, NoTestSampler, Round
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.streams import uid_hash
@@ -262,11 +263,20 @@ class Simulation:
         if day.test_date is not None:
             # Now and not after the training: a mistake in it must not cost a day of rounds.
             self._load(day.test_date, TEST)
-        every = self._settings.eval_every
+        every = self._settings.eval_every if day.test_date is not None else 0
+        ahead: Callable[[], Share] | None = None
         for number in range(1, self._rules.rounds + 1):
-            self._play_round(Round(self._rules.seed, day.date, number, self._step))
+            at = Round(self._rules.seed, day.date, number, self._step)
+            share = self._sample(at) if ahead is None else ahead()
+            ahead = None
+            tested = number == self._rules.rounds or bool(every and number % every == 0)
+            if not tested:
+                # The next round's users are known by the time this one ends.
+                following = Round(self._rules.seed, day.date, number + 1, self._step + 1)
+                ahead = self._client.begin_sample_user_list(following)
+            self._play_round(at, share)
             self._step += 1
-            if day.test_date is not None and every and number % every == 0 and number < self._rules.rounds:
+            if tested and number < self._rules.rounds and day.test_date is not None:
                 self._evaluate(day.test_date)
         if day.test_date is not None:
             self._evaluate(day.test_date)
@@ -285,9 +295,8 @@ class Simulation:
         counts = self.pool.read_files(date, split, [(number, data / name) for number, name in mine])
         self._client.update_user_inst_num(date, split, counts)
 
-    def _play_round(self, at: Round) -> None:
+    def _play_round(self, at: Round, share: Share) -> None:
         """Pull, train, push."""
-        share = self._sample(at)
         pulled = self._pull(at.step)
         if not self._rules.federated:
             if share.uids:
@@ -315,7 +324,7 @@ class Simulation:
             self._client.get_global_params(step, into=self.params.arrays)
         return time.perf_counter() - began
 
-    def _sample(self, at: Round) -> Any:
+    def _sample(self, at: Round) -> Share:
         """Asks for the share in the words of the run's sampler."""
         if isinstance(self._rules.sampler, HashSampler):
             return self._client.hash_sample_user_list(at)

@@ -279,3 +279,28 @@ def test_a_cohort_is_drawn_for_the_seed_date_and_round():
     state.add_user_counts(3, DAY, "train", users)
     share = state.train_share(3, DAY, 1, 0, "uniform")
     assert set(share.uids) == set(sampler.sample(UserTable.of(users), at()))
+
+
+def test_the_next_share_is_the_same_asked_for_ahead_or_in_time():
+    """Asking while the round is under way gives what asking after it gives; two rounds ahead is refused."""
+    clock = FakeClock()
+    ahead, plain = make_state(clock=clock), make_state()
+    for state in (ahead, plain):
+        for rank in (1, 2):
+            state.train_share(rank, DAY, 1, 0)
+    early = {rank: ahead.train_share(rank, DAY, 2, 1) for rank in (1, 2)}
+    assert (ahead.step, ahead.under_way) == (0, True)
+    with pytest.raises(WrongState):
+        ahead.train_share(1, DAY, 3, 2)
+    clock.now = 5.0
+    for state in (ahead, plain):
+        for rank in (1, 2):
+            users = state.train_share(rank, DAY, 1, 0).uids
+            state.push(rank, at(), [result(uid) for uid in users], NO_TIME, sums(1, 1))
+    assert {rank: plain.train_share(rank, DAY, 2, 1) for rank in (1, 2)} == early
+    clock.now = 7.0
+    for rank in (1, 2):
+        users = ahead.train_share(rank, DAY, 2, 1).uids
+
+        record = ahead.push(rank, at(2, 1), [result(uid) for uid in users], NO_TIME, sums(1, 1))
+    assert record.seconds == 2.0  # from the end of the first round, not from when its users were asked for

@@ -24,7 +24,7 @@ def nan(name="w"):
 DURING_A_ROUND = {
     "a share of another date": (lambda s: s.train_share(2, NEXT, 1, 0), WrongState, "asked for during date 20200101"),
     "a share of another round": (lambda s: s.train_share(2, DAY, 2, 0), WrongState, "round 2 was asked for during"),
-    "a share of another step": (lambda s: s.train_share(2, DAY, 1, 1), WrongState, "asked for during"),
+    "a share of another step": (lambda s: s.train_share(2, DAY, 1, 2), WrongState, "asked for during"),
     "a share of an unknown rank": (lambda s: s.train_share(3, DAY, 1, 0), NotFound, r"rank 3 is not .* \(\[1, 2\]\)"),
     "a share of another sampler": (
         lambda s: s.train_share(2, DAY, 1, 0, "hash"), WrongState, "samples with 'fixed', not 'hash'",

@@ -113,8 +113,10 @@ def test_a_round_handed_over_in_memory(ready, memory):
     assert params["w"].tolist() == [1.0, 2.0]
     exact = ExactSum(Sums.of(memory.arrays, W), 3, 3)
     exact.take("w", params["w"] + np.array([1.0, 0.0], np.float32), params["w"], 4.0, "a")
-    soon(one.fedavg_update_in_memory, at(), [result("a")], NO_TIME, [memory.handle()])
+    # Answered when the step is made, for which the other push is needed.
+    pushed = background(one.fedavg_update_in_memory, at(), [result("a")], NO_TIME, [memory.handle()])
     soon(two.fedavg_update, at(), [result("b"), result("c")], lambda: NO_TIME, grid(-2, 6))
+    pushed.result(WAIT)
     assert params["w"].tolist() == soon(two.get_global_params, 1)["w"].tolist() == [1.5, 3.5]
 
 

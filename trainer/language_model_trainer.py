@@ -51,6 +51,10 @@ class LanguageModelTrainer(TrainerBase):
         """Plain SGD changes only the embeddings of words that occur."""
         return {"embedding.weight": np.unique(examples["x"])}
 
+    def hold(self, examples: Examples) -> Examples:
+        """Arrays as they are: the model looks at them before it makes tensors."""
+        return examples
+
     def forward(self, model: Any, batch: Mapping[str, npt.NDArray[Any]], state: Any) -> tuple[Any, Metrics, Any]:
         """As `TrainerBase.forward`; the state starts at zero in every pass over the user's data."""
         rows = len(batch["x"])

@@ -103,7 +103,13 @@ class TrainerBase(ABC):
         """A fresh local optimizer for one user: SGD.  Any of Paddle's optimizers may take its place."""
         return LocalSGD(model.parameters(), self.lr, self.max_grad_norm)
 
-    def batches(self, examples: Examples, rng: np.random.Generator | None) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    def hold(self, examples: Examples) -> Mapping[str, Any]:
+        """What batches are cut from: the examples as tensors, made once and not for every batch."""
+        import paddle
+
+        return {name: paddle.to_tensor(rows) for name, rows in examples.items()}
+
+    def batches(self, examples: Examples, rng: np.random.Generator | None) -> Iterator[dict[str, Any]]:
         """Cuts examples into batches.
 
         Args:
@@ -111,27 +117,25 @@ class TrainerBase(ABC):
             rng: for a new order; None keeps the order.
         """
         count = len(next(iter(examples.values())))
-        order = None if rng is None else rng.permutation(count)
+        if rng is not None:
+            order = rng.permutation(count)
+            examples = {name: rows[order] for name, rows in examples.items()}
+        held = self.hold(examples)
         for start in range(0, count, self.batch_size):
-            part: Any = slice(start, start + self.batch_size)
-            if order is not None:
-                part = order[part]
-            yield {name: rows[part] for name, rows in examples.items()}
+            yield {name: rows[start : start + self.batch_size] for name, rows in held.items()}
 
-    def forward(self, model: ModelBase, batch: Mapping[str, npt.NDArray[Any]], state: Any) -> tuple[Any, Metrics, Any]:
+    def forward(self, model: ModelBase, batch: Mapping[str, Any], state: Any) -> tuple[Any, Metrics, Any]:
         """Loss and metrics of a batch, and what to carry to the next batch of this user.
 
         Args:
             model: the model.
-            batch: arrays of one batch.
+            batch: slices of what `hold` gave.
             state: what the batch before returned; None for the first of a pass.
 
         Returns:
             Scalar loss tensor, metrics as name -> (sum, count), next state.
         """
-        import paddle
-
-        loss, metrics = model.loss({name: paddle.to_tensor(rows) for name, rows in batch.items()})
+        loss, metrics = model.loss(batch)
         return loss, metrics, None
 
     def train_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
