@@ -106,7 +106,10 @@ class SimulationFramework:
             self._end(FAILED, self._service.coordinator.failure or str(error) if self._service is not None else None)
         except RunEnded as error:
             # Said by the rank it happened on; the scheduler says what only it has seen.
-            self._end(FAILED, str(error) if self._service is not None and self._service.saw_it_alone else None)
+            message = self._simulation.failure if self._simulation is not None else None
+            if self._service is not None and self._service.saw_it_alone:
+                message = str(error)
+            self._end(FAILED, message)
         except FLError as error:
             self._end(FAILED, str(error))
         except ShardCrash as error:

@@ -9,8 +9,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,14 @@ class ShardPool:
     Args:
         count: how many.
         tune: whether to set the environment for speed.
+        on_death: told, in another thread, when a shard dies that was not asked to leave.
         settings: as `jobs.ShardSettings`, without index and file descriptors.
     """
 
-    def __init__(self, count: int, *, tune: bool, **settings: Any) -> None:
+    def __init__(self, count: int, *, tune: bool, on_death: Callable[[FLError], None], **settings: Any) -> None:
+        self._leaving = False
+        self._on_death = on_death
+        self._jobs: dict[int, Any] = {}
         self._params_fd = unnamed_file("flsim-params")
         self._queue_fd = unnamed_file("flsim-queue")
         self._sums_fds = [unnamed_file("flsim-sums") for _ in range(count)]
@@ -56,6 +61,8 @@ class ShardPool:
         # Where the shards' sums are, for a scheduler on this machine.
         self.sum_handles: list[MemoryHandle] = []
         self._shards = [self._start(index, settings) for index in range(count)]
+        for index in range(count):
+            threading.Thread(target=self._attend, args=(index,), name=f"shard {index}", daemon=True).start()
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -83,6 +90,13 @@ class ShardPool:
         connection.send(_main_module())
         connection.send(told)
         return process, connection
+
+    def _attend(self, index: int) -> None:
+        """Waits for a shard to end, whatever the main thread waits for meanwhile."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self._shards[index][0].pid, os.WEXITED | os.WNOWAIT)
+        if not self._leaving:
+            self._on_death(self._died(index))
 
     # -- jobs ------------------------------------------------------------------
 
@@ -144,6 +158,7 @@ class ShardPool:
 
     def close(self, timeout: float = 5.0) -> None:
         """Has all shards leave; kills those that do not within `timeout` seconds."""
+        self._leaving = True
         for _, connection in self._shards:
             with contextlib.suppress(OSError):
                 connection.send(jobs.Stop())
@@ -157,6 +172,7 @@ class ShardPool:
 
     def kill(self) -> None:
         """Ends all shards at once."""
+        self._leaving = True
         for process, _ in self._shards:
             process.kill()
         self._release()
@@ -187,11 +203,12 @@ class ShardPool:
 
     def _collect(self, tasks: Mapping[int, Any]) -> dict[int, tuple[Any, float]]:
         """Sends jobs and waits for all answers, noting when each came."""
+        self._jobs = dict(tasks)
         for index, job in tasks.items():
             try:
                 self._shards[index][1].send(job)
             except OSError as error:
-                raise self._died(index, job) from error
+                raise self._died(index) from error
         waiting = {self._shards[index][1]: index for index in tasks}
         answers: dict[int, tuple[Any, float]] = {}
         while waiting:
@@ -203,14 +220,14 @@ class ShardPool:
                 try:
                     answer = ready.recv()
                 except (EOFError, OSError) as error:
-                    raise self._died(index, tasks[index]) from error
+                    raise self._died(index) from error
                 if isinstance(answer, jobs.Failed):
                     raise _as_error(answer)
                 answers[index] = (answer.value, time.perf_counter())
         return answers
 
-    def _died(self, index: int, job: Any) -> FLError:
-        process = self._shards[index][0]
+    def _died(self, index: int) -> FLError:
+        process, job = self._shards[index][0], self._jobs.get(index)
         code = process.wait()
         at = ""
         if isinstance(job, jobs.TrainShare | jobs.EvaluateShare) and (taken := self.queue.taken_by(index)):

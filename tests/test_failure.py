@@ -103,7 +103,7 @@ def roles(process):
 
 @pytest.mark.parametrize(
     ("role", "index"),
-    [("mpirun", 0), ("launcher", 0), ("rank", 0), ("rank", 1), ("rank", 2), ("shard", 0), ("shard", 3)],
+    [("mpirun", 0), ("launcher", 0), ("rank", 0), ("rank", 1), ("rank", 2)],
 )
 def test_sigkill_of_any_process_ends_the_run(data, tmp_path, role, index):
     process = hanging_run(data, tmp_path, ranks=3)
@@ -112,6 +112,18 @@ def test_sigkill_of_any_process_ends_the_run(data, tmp_path, role, index):
     everything = tree(process)
     by_role[role][index].send_signal(signal.SIGKILL)
     ends(process, everything)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_sigkill_of_a_shard_is_noticed_whatever_its_simulator_waits_for(data, tmp_path, index):
+    """Of four shards one hangs; the others are idle, and one simulator waits for the other."""
+    process = hanging_run(data, tmp_path, ranks=3)
+    everything = tree(process)
+    roles(process)["shard"][index].send_signal(signal.SIGKILL)
+    text = process.stdout.read()
+    ends(process, everything)
+    assert "died" in text
+    assert "signal 9" in text
 
 
 @pytest.mark.parametrize("role", ["rank", "shard"])
