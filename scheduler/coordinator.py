@@ -166,8 +166,9 @@ class Coordinator:
             return state.params
 
     def memory(self) -> MemoryHandle:
-        """See `RoundState.memory`."""
+        """See `RoundState.memory`; waits until the initial parameters are there."""
         with self._round_state() as state:
+            self._wait(lambda: state.params is not None)
             return state.memory()
 
     def final_params(self) -> Tensors:

@@ -192,7 +192,7 @@ class SchedulerClient:
         self._caller.call(self._stub.FedAvgUpdateInMemory, request)
 
     def shared_memory(self) -> MemoryHandle:
-        """Where the shared parameters are in the memory of the scheduler's machine."""
+        """Where the shared parameters are in the memory of the scheduler's machine; waits until they are made."""
         return handle_from_message(self._caller.call(self._stub.GetSharedMemory, pb.SimulatorRank(rank=self._rank)))
 
     def _params_messages(

@@ -223,7 +223,6 @@ class Simulation:
         """Uses the scheduler's memory for the parameters if it is on this machine, else they are streamed."""
         if not self._settings.shared_memory:
             return
-        self._client.get_global_params(0, into=self.params.arrays)
         handle = self._client.shared_memory()
         try:
             SharedArrays.open(handle, schema.shared)
