@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from protos.codec import Tensors, TensorSpec
-from protos.errors import AlreadyDone, NotFound, RunEnded, WrongState
+from protos.errors import AlreadyDone, FLError, NotFound, RunEnded, WrongState
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
-from scheduler.round_state import RoundState
+from scheduler.round_state import MAX_AHEAD, RoundState
 from scheduler.rounds import RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round
 
 logger = logging.getLogger(__name__)
+
+# Finished rounds that may wait for the listener; a disk that is slower than the rounds holds them up.
+MAX_UNTOLD = 64
 
 
 class Listener(Protocol):
@@ -51,7 +56,11 @@ class Coordinator:
         self.rules = rules
         self._ranks = tuple(sorted(ranks))
         self._listener = listener
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        # One lock, three reasons to wait: a round's push does not wake those who wait for the end.
+        self._changed = threading.Condition(lock)
+        self._over = threading.Condition(lock)
+        self._recorded = threading.Condition(lock)
         self._infos: dict[int, SimulatorInfo] = {}
         self._state: RoundState | None = None
         self._posted: dict[str, dict[int, bytes]] = {}
@@ -60,6 +69,10 @@ class Coordinator:
         self._left: set[int] = set()
         self._tests: dict[Round, RoundRecord] = {}
         self._failure: str | None = None
+        # Finished rounds that the listener has not been told of yet.
+        self._records: deque[RoundRecord] = deque()
+        self._telling = False
+        threading.Thread(target=self._tell, name="records", daemon=True).start()
 
     # -- joining and leaving ---------------------------------------------------
 
@@ -102,7 +115,7 @@ class Coordinator:
     def watch(self) -> None:
         """Returns when the run is over, raises when it has failed."""
         with self._changed:
-            self._wait(self._all_left)
+            self._wait(self._all_left, self._over)
 
     def drop(self, rank: int) -> None:
         """A simulator's watch has ended: unless it said good-bye, the run has failed."""
@@ -116,14 +129,14 @@ class Coordinator:
         with self._changed:
             self._check_rank(rank)
             self._left.add(rank)
-            self._wake()
+            self._wake_all()
 
     def fail(self, message: str) -> None:
         """Ends the run for all; only the first failure is kept."""
         with self._changed:
             if self._failure is None and not self._all_left():
                 self._failure = message
-            self._wake()
+            self._wake_all()
 
     @property
     def failure(self) -> str | None:
@@ -132,13 +145,13 @@ class Coordinator:
             return self._failure
 
     def wait_finished(self) -> None:
-        """Blocks until all simulators have left.
+        """Blocks until all simulators have left and the listener knows all rounds.
 
         Raises:
             RunEnded: the run has failed.
         """
         with self._changed:
-            self._wait(self._all_left)
+            self._wait(lambda: self._all_left() and not self._records and not self._telling, self._over)
 
     # -- users and parameters --------------------------------------------------
 
@@ -193,18 +206,19 @@ class Coordinator:
 
     # -- rounds ------------------------------------------------------------------
 
-    def train_share(self, rank: int, date: str, number: int, step: int, kind: str | None) -> Share:
-        """See `RoundState.train_share`; waits until the round is due or next."""
+    def train_shares(self, rank: int, at: Round, rounds: int, kind: str | None) -> dict[int, Share]:
+        """See `RoundState.train_shares`; waits until the first round is near."""
         with self._round_state() as state:
-            self._wait(lambda: state.step >= step or (state.step == step - 1 and state.under_way))
-            return state.train_share(rank, date, number, step, kind)
+            # A simulator that has pushed a round may ask for the next before all have.
+            self._wait(lambda: state.step + MAX_AHEAD > at.step)
+            return state.train_shares(rank, at, rounds, kind)
 
     def push(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]) -> None:
         """See `RoundState.push`."""
         with self._round_state() as state:
             record = state.push(rank, at, results, timings, sums)
             if record is not None:
-                self._listener.on_record(record)
+                self._keep(record)
             self._wake()
 
     def wait_step(self, step: int) -> None:
@@ -215,21 +229,21 @@ class Coordinator:
     def replace(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors) -> None:
         """See `RoundState.replace`."""
         with self._round_state() as state:
-            self._listener.on_record(state.replace(rank, at, results, timings, params))
+            self._keep(state.replace(rank, at, results, timings, params))
             self._wake()
 
-    def test_share(self, rank: int, date: str, number: int, step: int) -> Share:
-        """See `RoundState.test_share`."""
+    def test_share(self, rank: int, at: Round) -> Share:
+        """See `RoundState.test_share`; waits until the rounds before it are done."""
         with self._round_state() as state:
-            self._wait(lambda: state.step >= step)
-            return state.test_share(rank, date, number, step)
+            self._wait(lambda: state.step >= at.step)
+            return state.test_share(rank, at)
 
     def report_test(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings) -> RoundRecord:
         """See `RoundState.report_test`; returns when all simulators have reported."""
         with self._round_state() as state:
             record = state.report_test(rank, at, results, timings)
             if record is not None:
-                self._listener.on_record(record)
+                self._keep(record)
                 self._tests = {at: record}
             self._wake()
             self._wait(lambda: at in self._tests)
@@ -243,6 +257,34 @@ class Coordinator:
             if self._state is None:
                 raise WrongState("not all simulators have joined yet")
             yield self._state
+
+    def _keep(self, record: RoundRecord) -> None:
+        """Has the listener told of a round, without the simulators waiting for it to write."""
+        self._wait(lambda: len(self._records) < MAX_UNTOLD)
+        self._records.append(record)
+        self._recorded.notify()
+
+    def _tell(self) -> None:
+        """Tells the listener, in a thread of its own, until the run is over."""
+        while True:
+            with self._changed:
+                self._telling = False
+                self._over.notify_all()
+                self._recorded.wait_for(lambda: bool(self._records) or self._failure is not None or self._all_left())
+                if not self._records:
+                    return
+                if len(self._records) == MAX_UNTOLD:
+                    self._wake()
+                record = self._records.popleft()
+                self._telling = True
+            try:
+                self._listener.on_record(record)
+            except FLError as error:
+                self.fail(str(error))
+                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run must end with it
+                self.fail("the scheduler (rank 0) failed:\n" + "".join(traceback.format_exception(error)).rstrip())
+                return
 
     def _check_rank(self, rank: int) -> None:
         if rank not in self._ranks:
@@ -258,10 +300,14 @@ class Coordinator:
     def _wake(self) -> None:
         self._changed.notify_all()
 
-    def _wait(self, ready: Callable[[], bool]) -> None:
+    def _wake_all(self) -> None:
+        for reason in (self._changed, self._over, self._recorded):
+            reason.notify_all()
+
+    def _wait(self, ready: Callable[[], bool], reason: threading.Condition | None = None) -> None:
         while True:
             if self._failure is not None:
                 raise RunEnded(self._failure)
             if ready():
                 return
-            self._changed.wait()
+            (reason or self._changed).wait()

@@ -103,27 +103,33 @@ def key_to_message(rank: int, at: Round) -> pb.RoundKey:
     return pb.RoundKey(rank=rank, date=at.date, round=at.round, step=at.step)
 
 
-def share_to_messages(share: Share) -> Iterator[pb.Assignment]:
-    """A share as messages, at least one."""
-    for start in range(0, max(1, len(share.uids)), BATCH):
-        yield pb.Assignment(
-            uids=share.uids[start : start + BATCH],
-            counts=share.counts[start : start + BATCH],
-            scale_exponent=share.exponent,
-            cohort_size=share.cohort_size,
-        )
+def sample_request(rank: int, at: Round, rounds: int) -> pb.SampleRequest:
+    """Asks for the shares of `rounds` rounds of a day, the first of them `at`."""
+    return pb.SampleRequest(key=key_to_message(rank, at), rounds=rounds)
 
 
-def share_from_messages(messages: Iterable[pb.Assignment]) -> Share:
-    """Puts a share together."""
-    uids: list[str] = []
-    counts: list[int] = []
-    exponent = size = 0
+def shares_to_messages(shares: Mapping[int, Share]) -> Iterator[pb.Assignment]:
+    """Shares by step as messages, at least one for each."""
+    for step, share in shares.items():
+        for start in range(0, max(1, len(share.uids)), BATCH):
+            yield pb.Assignment(
+                uids=share.uids[start : start + BATCH],
+                counts=share.counts[start : start + BATCH],
+                scale_exponent=share.exponent,
+                cohort_size=share.cohort_size,
+                step=step,
+            )
+
+
+def shares_from_messages(messages: Iterable[pb.Assignment]) -> dict[int, Share]:
+    """Puts shares together, by step."""
+    shares: dict[int, Share] = {}
     for message in messages:
-        uids.extend(message.uids)
-        counts.extend(message.counts)
-        exponent, size = message.scale_exponent, message.cohort_size
-    return Share(tuple(uids), tuple(counts), exponent, size)
+        uids, counts = tuple(message.uids), tuple(message.counts)
+        if (begun := shares.get(message.step)) is not None:
+            uids, counts = begun.uids + uids, begun.counts + counts
+        shares[message.step] = Share(uids, counts, message.scale_exponent, message.cohort_size)
+    return shares
 
 
 def counts_to_messages(rank: int, date: str, split: str, counts: Mapping[str, int]) -> Iterator[pb.UserInstNum]:

@@ -1,7 +1,7 @@
 """What the scheduler knows and decides, without gRPC, threads or files.
 
 One object holds the day's users, the global parameters and the round under way.
-A round goes: `train_share` for every simulator, `push` from every simulator; the
+A round goes: `train_shares` for every simulator, `push` from every simulator; the
 last push makes the server step and yields a `RoundRecord`.
 """
 
@@ -23,6 +23,9 @@ from scheduler.placement import place
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round, UserTable, check_cohort
 
+# Rounds whose users may be asked for at once, and before they are due.
+MAX_AHEAD = 32
+
 Clock = Callable[[], float]
 
 
@@ -33,7 +36,7 @@ class _Open:
     at: Round
     cohort: list[str]
     shares: dict[int, Share]
-    started: float
+    started: float | None = None
     results: dict[str, UserResult] = field(default_factory=dict)
     arrived: dict[int, tuple[float, Timings]] = field(default_factory=dict)
 
@@ -57,8 +60,9 @@ class RoundState:
         self._counts: dict[tuple[str, str], dict[str, int]] = {}
         self._reported: dict[tuple[str, str], set[int]] = {}
         self._users: dict[tuple[str, str], UserTable] = {}
-        self._open: _Open | None = None
-        self._next: _Open | None = None
+        self._day = ""
+        # The round that is due and those after it whose users are known, by step.
+        self._known: dict[int, _Open] = {}
         self._test: _Open | None = None
         self._sums: list[Sums] = []
         self._last_end: float | None = None
@@ -92,6 +96,7 @@ class RoundState:
                 raise BadInput(f"date {date}: no users with {split} data")
             if split == TRAIN:
                 self.rules.sampler.check(table, date, range(self.step, self.step + self.rules.rounds))
+                self._day = date
             self._users[key] = table
             self._counts.pop(key, None)
             # Loading is no part of the round that follows it.
@@ -158,45 +163,63 @@ class RoundState:
 
     # -- rounds --------------------------------------------------------------
 
-    def train_share(self, rank: int, date: str, number: int, step: int, kind: str | None = None) -> Share:
-        """The simulator's share of a round's cohort; the first to ask begins the round.
+    def train_shares(self, rank: int, at: Round, rounds: int = 1, kind: str | None = None) -> dict[int, Share]:
+        """The simulator's shares of the cohorts of consecutive rounds; the first to ask for the one due begins it.
 
-        The round after the one under way may be asked for too.
+        A cohort is known before its round: a simulator asks while its shards still train,
+        and for many short rounds at once.
 
         Args:
             rank: the simulator.
-            date: the day.
-            number: the round of the day, from 0.
-            step: the round of the run, from 0.
+            at: the first of the rounds.
+            rounds: how many.
             kind: the sampler's name the caller relies on, if any.
 
+        Returns:
+            Shares by step.
+
         Raises:
-            WrongState: another round is under way or due, or the run has another sampler.
+            WrongState: the rounds are not those that are due, or the run has another sampler.
             NotFound: the day's users are not known.
+            BadInput: too many rounds at once.
         """
         self._check_rank(rank)
         if kind is not None and self.rules.sampler.name != kind:
             raise WrongState(f"the run samples with {self.rules.sampler.name!r}, not {kind!r}")
-        at = Round(self.rules.seed, date, number, step)
-        if self._open is not None and self._open.at != at:
-            if step != self.step + 1:
-                raise WrongState(f"date {date}, round {number} was asked for during {_where(self._open.at)}")
-            # A cohort is known before its round: a simulator asks while its shards still train.
-            if self._next is None:
-                self._next = self._sample(at)
-            if self._next.at != at:
-                raise WrongState(f"date {date}, round {number} was asked for, {_where(self._next.at)} is next")
-            return self._next.shares[rank]
-        if self._open is None:
-            if step != self.step:
-                raise WrongState(f"round {step} of the run was asked for, {self.step} is due")
-            self._open = self._sample(at)
-        return self._open.shares[rank]
+        self._check_due(at, rounds)
+        shares: dict[int, Share] = {}
+        for k in range(rounds):
+            step = at.step + k
+            if step not in self._known:
+                self._known[step] = self._sample(Round(at.seed, at.date, at.round + k, step))
+            shares[step] = self._known[step].shares[rank]
+        if at.step == self.step and self._known[at.step].started is None:
+            self._known[at.step].started = self._clock() if self._last_end is None else self._last_end
+        return shares
+
+    def _check_due(self, at: Round, rounds: int) -> None:
+        """Refuses what would put rounds into the state that never come."""
+        if not 0 < rounds <= MAX_AHEAD:
+            raise BadInput(f"{rounds} rounds were asked for at once; 1 to {MAX_AHEAD} are allowed")
+        self._table(at.date, TRAIN)
+        if at.date != self._day:
+            raise WrongState(f"{_where(at)} was asked for, the day is {self._day}")
+        if not self.step <= at.step < self.step + MAX_AHEAD:
+            raise WrongState(f"round {at.step} of the run was asked for, {self.step} is due")
+        # All days have the same number of rounds.
+        day = max(1, self.rules.rounds)
+        if at.round != at.step % day + 1 or at.round + rounds - 1 > self.rules.rounds:
+            raise WrongState(
+                f"{_where(at)} and {rounds - 1} after it were asked for as round {at.step} of the run, "
+                f"with {self.rules.rounds} rounds a day"
+            )
+        if at.step // day != self.step // day:
+            raise WrongState(f"{_where(at)} was asked for, round {self.step} of the run is due, on an earlier day")
 
     @property
-    def under_way(self) -> bool:
-        """Whether a round has begun and not ended."""
-        return self._open is not None
+    def _open(self) -> _Open | None:
+        """The round that is due, if its users are known."""
+        return self._known.get(self.step)
 
     def _sample(self, at: Round) -> _Open:
         users = self._table(at.date, TRAIN)
@@ -268,17 +291,16 @@ class RoundState:
 
     # -- evaluation ----------------------------------------------------------
 
-    def test_share(self, rank: int, date: str, number: int, step: int) -> Share:
-        """The simulator's share of the users to test; raises as `train_share`."""
+    def test_share(self, rank: int, at: Round) -> Share:
+        """The simulator's share of the users to test; raises as `train_shares`."""
         self._check_rank(rank)
-        at = Round(self.rules.seed, date, number, step)
         if self._test is None:
-            if step != self.step or self._open is not None:
-                raise WrongState(f"a test after {step} rounds was asked for, {self.step} are done")
-            users = self._table(date, TEST)
-            cohort = self.rules.test_sampler.sample(users, self.rules.seed, date)
-            self._last_end = None
+            if at.step != self.step or (self._open is not None and self._open.arrived):
+                raise WrongState(f"a test after {at.step} rounds was asked for, {self.step} are done")
+            users = self._table(at.date, TEST)
+            cohort = self.rules.test_sampler.sample(users, self.rules.seed, at.date)
             self._test = self._begin(at, cohort, users, in_order=False)
+            self._test.started = self._clock()
         if self._test.at != at:
             raise WrongState(f"a test at {_where(at)} was asked for during the one at {_where(self._test.at)}")
         return self._test.shares[rank]
@@ -289,8 +311,12 @@ class RoundState:
         if not self._arrive(self._test, rank, results, timings):
             return None
         assert self._test is not None
-        record = self._record(self._test, TEST, self._clock())
-        self._test = None
+        end = self._clock()
+        record = self._record(self._test, TEST, end)
+        # Testing is no part of the round that follows it.
+        self._test = self._last_end = None
+        if self._open is not None:
+            self._open.started = end
         return record
 
     # -- inside --------------------------------------------------------------
@@ -320,8 +346,7 @@ class RoundState:
             rank: Share(tuple(cohort[i] for i in mine), tuple(counts[i] for i in mine), exponent, len(cohort))
             for rank, mine in zip(self._lanes, placed, strict=True)
         }
-        started = self._clock() if self._last_end is None else self._last_end
-        return _Open(at, cohort, shares, started)
+        return _Open(at, cohort, shares)
 
     def _check_results(self, round_: _Open | None, rank: int, at: Round, results: Sequence[UserResult]) -> None:
         self._check_rank(rank)
@@ -358,13 +383,14 @@ class RoundState:
     def _close_round(self, round_: _Open) -> RoundRecord:
         self.step += 1
         self._last_end = self._clock()
-        self._open, self._next = self._next, None
+        del self._known[round_.at.step]
         if self._open is not None:
             self._open.started = self._last_end
         return self._record(round_, TRAIN, self._last_end)
 
     def _record(self, round_: _Open, phase: str, end: float) -> RoundRecord:
         results = tuple(round_.results[uid] for uid in round_.cohort)
+        assert round_.started is not None
         seconds = end - round_.started
         return RoundRecord(phase, round_.at, results, seconds, self._where_time_went(round_, seconds))
 

@@ -22,7 +22,8 @@ from scheduler.messages import (
     key_to_message,
     report_head,
     report_tail,
-    share_from_messages,
+    sample_request,
+    shares_from_messages,
 )
 from scheduler.metrics import Pair, UserResult
 from scheduler.rounds import Share, Timings
@@ -117,21 +118,27 @@ class SchedulerClient:
         """The share of a round of a plan; WrongState if the run has no plan."""
         return self._share(self._stub.FixedUsersToTrain, at)
 
-    def begin_sample_user_list(self, at: Round) -> Callable[[], Share]:
-        """Asks for a share without waiting for it, while the round before is under way.
+    def begin_sample_user_lists(self, at: Round, rounds: int) -> Callable[[], dict[int, Share]]:
+        """Asks for the shares of consecutive rounds of a day without waiting for them.
+
+        Args:
+            at: the first of them.
+            rounds: how many, 1 to `round_state.MAX_AHEAD`.
 
         Returns:
-            What waits for the share and gives it.
+            What waits for the shares and gives them, by step.
         """
-        messages = self._caller.begin(self._stub.SampleUsersToTrain, key_to_message(self._rank, at))
-        return lambda: share_from_messages(messages)
+        messages = self._caller.begin(self._stub.SampleUsersToTrain, sample_request(self._rank, at, rounds))
+        return lambda: shares_from_messages(messages)
 
     def test_sample_user_list(self, at: Round) -> Share:
         """This simulator's share of the users to test."""
-        return self._share(self._stub.SampleUsersToTest, at)
+        replies = self._caller.stream(self._stub.SampleUsersToTest, key_to_message(self._rank, at))
+        return shares_from_messages(replies)[at.step]
 
     def _share(self, method: Callable[..., Iterator[pb.Assignment]], at: Round) -> Share:
-        return share_from_messages(self._caller.stream(method, key_to_message(self._rank, at)))
+        replies = self._caller.stream(method, sample_request(self._rank, at, 1))
+        return shares_from_messages(replies)[at.step]
 
     # -- parameters ----------------------------------------------------------------
 

@@ -26,9 +26,10 @@ from scheduler.messages import (
     handle_to_message,
     info_from_message,
     info_to_message,
-    share_to_messages,
+    shares_to_messages,
 )
 from scheduler.metrics import reduce_metrics
+from scheduler.samplers import Round
 
 logger = logging.getLogger(__name__)
 
@@ -86,20 +87,23 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._do.add_user_counts(*counts_from_messages(request))
         return pb.Empty()
 
-    def SampleUsersToTrain(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
-        return self._train_share(request, None)
+    def SampleUsersToTrain(self, request: pb.SampleRequest, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
+        return self._train_shares(request, None)
 
-    def SampleUsersWithHash(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
-        return self._train_share(request, "hash")
+    def SampleUsersWithHash(self, request: pb.SampleRequest, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
+        return self._train_shares(request, "hash")
 
-    def FixedUsersToTrain(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
-        return self._train_share(request, "fixed")
+    def FixedUsersToTrain(self, request: pb.SampleRequest, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
+        return self._train_shares(request, "fixed")
 
-    def _train_share(self, key: pb.RoundKey, kind: str | None) -> Iterator[pb.Assignment]:
-        yield from share_to_messages(self._do.train_share(key.rank, key.date, key.round, key.step, kind))
+    def _train_shares(self, request: pb.SampleRequest, kind: str | None) -> Iterator[pb.Assignment]:
+        key = request.key
+        at = Round(self._do.rules.seed, key.date, key.round, key.step)
+        yield from shares_to_messages(self._do.train_shares(key.rank, at, request.rounds, kind))
 
     def SampleUsersToTest(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
-        yield from share_to_messages(self._do.test_share(request.rank, request.date, request.round, request.step))
+        at = Round(self._do.rules.seed, request.date, request.round, request.step)
+        yield from shares_to_messages({at.step: self._do.test_share(request.rank, at)})
 
     def GetGlobalParams(  # noqa: N802, D102
         self, request: pb.GetGlobalParamsRequest, context: Any

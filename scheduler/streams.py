@@ -20,7 +20,12 @@ def stream_key(seed: int, *parts: str | int) -> int:
 
 def stream(seed: int, *parts: str | int) -> np.random.Generator:
     """A generator of its own for (seed, *parts); see `stream_key`."""
-    return np.random.Generator(np.random.PCG64(stream_key(seed, *parts)))
+    return stream_of(stream_key(seed, *parts))
+
+
+def stream_of(key: int) -> np.random.Generator:
+    """The generator of a `stream_key`."""
+    return np.random.Generator(np.random.PCG64(key))
 
 
 def uid_hash(uid: str) -> int:

@@ -104,11 +104,11 @@ class SimulationFramework:
         except InternalError as error:
             # An exception within the scheduler: it has the traceback and says it itself.
             self._end(FAILED, self._service.coordinator.failure or str(error) if self._service is not None else None)
-        except RunEnded as error:
+        except RunEnded:
             # Said by the rank it happened on; the scheduler says what only it has seen.
             message = self._simulation.failure if self._simulation is not None else None
-            if self._service is not None and self._service.saw_it_alone:
-                message = str(error)
+            if self._service is not None:
+                message = self._service.seen_alone or message
             self._end(FAILED, message)
         except FLError as error:
             self._end(FAILED, str(error))
@@ -210,7 +210,6 @@ class _SchedulerService:
         shown = settings.model_dump(mode="json", exclude={"config"})
         self.record = RunRecord(output, {**shown, "output": str(output)})
         self.progress = RunProgress(settings.progress)
-        self.saw_it_alone = False
         self._last_test: RoundRecord | None = None
         self._seconds = dict.fromkeys(("seconds", "train", "pull", "push", "wait"), 0.0)
         self._rounds = 0
@@ -249,12 +248,15 @@ class _SchedulerService:
 
     def wait(self) -> None:
         """Waits until all simulators have left."""
-        try:
-            self.coordinator.wait_finished()
-        except RunEnded as error:
-            # A simulator that failed has said so itself; one that is gone cannot.
-            self.saw_it_alone = not str(error).startswith("rank ") or " is gone" in str(error)
-            raise
+        self.coordinator.wait_finished()
+
+    @property
+    def seen_alone(self) -> str | None:
+        """Why the run has failed, if nobody else says it: a simulator that is gone cannot."""
+        failure = self.coordinator.failure
+        if failure is None or (failure.startswith("rank ") and " is gone" not in failure):
+            return None
+        return failure
 
     def finish(self) -> None:
         """Writes the final parameters and says the results."""

@@ -19,6 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,7 +33,7 @@ from scheduler.aggregation import ExactSum, Sums, sum_specs
 from scheduler.metrics import Pair, UserResult
 from scheduler.rounds import TRAIN, Timings
 from scheduler.samplers import Round
-from scheduler.streams import stream, stream_key
+from scheduler.streams import stream_key, stream_of
 from simulator import jobs
 from simulator.data_client import DataClient
 from simulator.examples import Examples, check_examples
@@ -52,7 +53,12 @@ class Turn:
     uid: str
     date: str
     round: int
-    rng: np.random.Generator
+    key: int
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """The user's own random stream; few trainers ask for it."""
+        return stream_of(self.key)
 
 
 class Shard:
@@ -274,7 +280,7 @@ class Shard:
 
         parts = (phase, at.date, at.round, uid)
         seed_everything(stream_key(self._is.seed, *parts, "global"))
-        return Turn(uid, at.date, at.round, stream(self._is.seed, *parts))
+        return Turn(uid, at.date, at.round, stream_key(self._is.seed, *parts))
 
     def _store_private(self, uid: str, at: Round) -> None:
         if not self._model.private:

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from protos.shared_arrays import SharedArrays
 from protos.stubs import tensor_pb2
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.rounds import TEST, TRAIN, Rules, Share, Timings
-from scheduler.samplers import FixedSampler, HashSampler, NoTestSampler, Round
+from scheduler.samplers import NoTestSampler, Round
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.streams import uid_hash
 from simulator import jobs
@@ -34,6 +33,7 @@ from simulator.scratch import ScratchFolder
 from simulator.settings import Settings
 from simulator.shard_environment import usable_cores
 from simulator.shard_pool import ShardPool
+from simulator.shares import SharesAhead
 from simulator.store import UserStore
 
 logger = logging.getLogger(__name__)
@@ -273,19 +273,12 @@ class Simulation:
             # Now and not after the training: a mistake in it must not cost a day of rounds.
             self._load(day.test_date, TEST)
         every = self._settings.eval_every if day.test_date is not None else 0
-        ahead: Callable[[], Share] | None = None
+        first = Round(self._rules.seed, day.date, 1, self._step)
+        shares = SharesAhead(self._client.begin_sample_user_lists, first, self._rules.rounds)
         for number in range(1, self._rules.rounds + 1):
-            at = Round(self._rules.seed, day.date, number, self._step)
-            share = self._sample(at) if ahead is None else ahead()
-            ahead = None
-            tested = number == self._rules.rounds or bool(every and number % every == 0)
-            if not tested:
-                # The next round's users are known by the time this one ends.
-                following = Round(self._rules.seed, day.date, number + 1, self._step + 1)
-                ahead = self._client.begin_sample_user_list(following)
-            self._play_round(at, share)
+            self._play_round(Round(self._rules.seed, day.date, number, self._step), shares.take(self._step))
             self._step += 1
-            if tested and number < self._rules.rounds and day.test_date is not None:
+            if every and number % every == 0 and number < self._rules.rounds and day.test_date is not None:
                 self._evaluate(day.test_date)
         if day.test_date is not None:
             self._evaluate(day.test_date)
@@ -332,14 +325,6 @@ class Simulation:
         if not self._in_memory:
             self._client.get_global_params(step, into=self.params.arrays)
         return time.perf_counter() - began
-
-    def _sample(self, at: Round) -> Share:
-        """Asks for the share in the words of the run's sampler."""
-        if isinstance(self._rules.sampler, HashSampler):
-            return self._client.hash_sample_user_list(at)
-        if isinstance(self._rules.sampler, FixedSampler):
-            return self._client.fixed_sample_user_list(at)
-        return self._client.sample_user_list(at)
 
     def _evaluate(self, date: str) -> None:
         at = Round(self._rules.seed, date, self._step, self._step)

@@ -54,6 +54,10 @@ def at(number=1, step=0, date=DAY):
     return Round(7, date, number, step)
 
 
+def share(state, rank, date, number, step, kind=None):
+    return state.train_shares(rank, at(number, step, date), 1, kind)[step]
+
+
 def result(uid, weight=None, **metrics):
     return UserResult(uid, COUNTS[uid], float(COUNTS[uid]) if weight is None else weight, metrics)
 
@@ -94,8 +98,8 @@ def test_a_round_of_two_simulators_by_hand():
     """
     state = make_state()
     # Longest first: a (4) to rank 1, b and c (2 each) to rank 2; 8 examples give exponent 3.
-    assert state.train_share(1, DAY, 1, 0) == Share(("a",), (4,), 3, 3)
-    assert state.train_share(2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3)
+    assert share(state, 1, DAY, 1, 0) == Share(("a",), (4,), 3, 3)
+    assert share(state, 2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3)
     assert state.push_specs() == {"w": TensorSpec("int64", (2,))}
     assert state.push(1, at(), [result("a", loss=(8.0, 4.0))], NO_TIME, sums(4, 0)) is None
     assert (state.step, state.params["w"].tolist()) == (0, [1.0, 2.0])
@@ -115,14 +119,14 @@ def test_the_next_round_starts_from_empty_sums():
     state = make_state(optimizer=FedAvg(1.0))
     play_first(state)
     assert state.params["w"].tolist() == [1.25, 2.75]
-    assert state.train_share(1, DAY, 2, 1) == Share(("d",), (9,), 4, 2)
+    assert share(state, 1, DAY, 2, 1) == Share(("d",), (9,), 4, 2)
     state.push(1, at(2, 1), [result("d")], NO_TIME, sums(9, -9, exponent=4))
     state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4))
     assert state.params["w"] == pytest.approx([1.25 + 9 / 11, 2.75 - 9 / 11], rel=1e-7)
 
 
 def play_first(state):
-    state.train_share(1, DAY, 1, 0)
+    share(state, 1, DAY, 1, 0)
     state.push(1, at(), [result("a")], NO_TIME, sums(4, 0))
     return state.push(2, at(), [result("b"), result("c")], NO_TIME, sums(-2, 6))
 
@@ -130,7 +134,7 @@ def play_first(state):
 def test_sum_weighs_every_user_once():
     """3 users of weight 1: exponent 2; deltas sum to [0, 3], rate 0.5: [1, 2] + 0.5 * [0, 3] = [1, 3.5]."""
     state = make_state(optimizer=Sum(0.5))
-    assert state.train_share(1, DAY, 1, 0).exponent == 2
+    assert share(state, 1, DAY, 1, 0).exponent == 2
     state.push(1, at(), [result("a", 1.0)], NO_TIME, sums(1, 0, exponent=2))
     state.push(2, at(), [result("b", 1.0), result("c", 1.0)], NO_TIME, sums(-1, 3, exponent=2))
     assert state.params["w"] == pytest.approx([1.0, 3.5])
@@ -141,7 +145,7 @@ def test_a_simulator_without_users_pushes_nothing():
     state.set_initial({"w": np.array([1.0, 2.0], np.float32)}, [])
     for rank in (1, 2, 3, 4):
         state.add_user_counts(rank, DAY, "train", COUNTS if rank == 1 else {})
-    shares = {rank: state.train_share(rank, DAY, 1, 0).uids for rank in (1, 2, 3, 4)}
+    shares = {rank: share(state, rank, DAY, 1, 0).uids for rank in (1, 2, 3, 4)}
     assert shares == {1: ("a",), 2: ("b",), 3: ("c",), 4: ()}
     assert state.push(4, at(), [], NO_TIME, []) is None
     for rank, uid in ((1, "a"), (2, "b")):
@@ -162,7 +166,7 @@ def test_users_read_by_two_simulators_are_added_up():
 
 
 def share_of_test(state):
-    shares = [state.test_share(rank, DAY, 0, 0) for rank in (1, 2)]
+    shares = [state.test_share(rank, at(0, 0, DAY)) for rank in (1, 2)]
     return [uid for s in shares for uid in s.uids], [n for s in shares for n in s.counts]
 
 
@@ -171,18 +175,18 @@ def share_of_test(state):
 
 def test_without_federation_one_simulator_has_all_users_in_the_cohorts_order():
     state = make_state(federated=False)
-    assert state.train_share(1, DAY, 1, 0).uids == PLAN[0]
-    assert state.train_share(2, DAY, 1, 0).uids == ()
+    assert share(state, 1, DAY, 1, 0).uids == PLAN[0]
+    assert share(state, 2, DAY, 1, 0).uids == ()
     results = [result(uid) for uid in PLAN[0]]
     record = state.replace(1, at(), results, NO_TIME, {"w": np.array([5.0, 6.0], np.float32)})
     assert [r.uid for r in record.results] == list(PLAN[0])
     assert (state.step, state.params["w"].tolist()) == (1, [5.0, 6.0])
-    assert state.train_share(1, DAY, 2, 1).uids == PLAN[1]
+    assert share(state, 1, DAY, 2, 1).uids == PLAN[1]
 
 
 def test_without_federation_what_does_not_fit_changes_nothing():
     state = make_state(federated=False)
-    state.train_share(1, DAY, 1, 0)
+    share(state, 1, DAY, 1, 0)
     before, results = frozen(vars(state)), [result(uid) for uid in PLAN[0]]
     params = {"w": np.array([5.0, 6.0], np.float32)}
     with pytest.raises(WrongState, match="without federation: it takes parameters"):
@@ -208,7 +212,7 @@ def test_waiting_for_a_slower_simulator_counts_as_wait():
     clock = FakeClock()
     state = make_state(lanes={1: 1, 2: 3}, clock=clock)
     clock.now = 10.0
-    mine = {rank: state.train_share(rank, DAY, 1, 0).uids for rank in (1, 2)}
+    mine = {rank: share(state, rank, DAY, 1, 0).uids for rank in (1, 2)}
     clock.now = 12.0
     state.push(1, at(), [result(uid) for uid in mine[1]], Timings(0.5, 1.0, 0.5, 0.0), sums(0, 0))
     clock.now = 16.0
@@ -223,7 +227,7 @@ def test_a_round_lasts_from_the_end_of_the_one_before():
     clock.now = 100.0
     play_first(state)
     clock.now = 103.0
-    state.train_share(1, DAY, 2, 1)
+    share(state, 1, DAY, 2, 1)
     clock.now = 104.0
     state.push(1, at(2, 1), [result("d")], NO_TIME, sums(0, 0, exponent=4))
     record = state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4))
@@ -236,13 +240,13 @@ def test_an_evaluation_is_no_part_of_the_round_after_it():
     play_first(state)
     report_users(state, date=NEXT, split="test")
     clock.now = 50.0
-    shares = {rank: state.test_share(rank, NEXT, 1, 1).uids for rank in (1, 2)}
+    shares = {rank: state.test_share(rank, at(1, 1, NEXT)).uids for rank in (1, 2)}
     clock.now = 58.0
     for rank, uids in shares.items():
         record = state.report_test(rank, at(1, 1, NEXT), [result(uid, 0.0) for uid in uids], NO_TIME)
     assert record.seconds == 8.0
     clock.now = 70.0
-    state.train_share(1, DAY, 2, 1)
+    share(state, 1, DAY, 2, 1)
     clock.now = 71.0
     state.push(1, at(2, 1), [result("d")], NO_TIME, sums(0, 0, exponent=4))
     assert state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4)).seconds == 1.0
@@ -254,8 +258,8 @@ def test_an_evaluation_is_no_part_of_the_round_after_it():
 def test_an_evaluation_gathers_all_users_and_moves_nothing():
     state = make_state(optimizer=FedAvgM(1.0))
     report_users(state, {"a": 3, "x": 5, "y": 1}, NEXT, "test")
-    assert state.test_share(1, NEXT, 0, 0) == Share(("x",), (5,), 4, 3)
-    assert state.test_share(2, NEXT, 0, 0).uids == ("a", "y")
+    assert state.test_share(1, at(0, 0, NEXT)) == Share(("x",), (5,), 4, 3)
+    assert state.test_share(2, at(0, 0, NEXT)).uids == ("a", "y")
     when = at(0, 0, NEXT)
     before = (frozen(state.params), state.step)
     two = [UserResult(uid, 1, 0.0, {"top1": (1.0, 4.0)}) for uid in ("y", "a")]
@@ -266,7 +270,7 @@ def test_an_evaluation_gathers_all_users_and_moves_nothing():
     assert (record.phase, record.at, [r.uid for r in record.results]) == ("test", when, ["a", "x", "y"])
     assert (frozen(state.params), state.step) == before
     assert state.rules.optimizer.state_dict() == {}
-    assert state.train_share(1, DAY, 1, 0).uids == ("a",)
+    assert share(state, 1, DAY, 1, 0).uids == ("a",)
 
 
 # -- the sampler's say -------------------------------------------------------------
@@ -277,30 +281,50 @@ def test_a_cohort_is_drawn_for_the_seed_date_and_round():
     sampler = UniformSampler(5)
     state = make_state(ready=False, sampler=sampler, lanes={3: 2})
     state.add_user_counts(3, DAY, "train", users)
-    share = state.train_share(3, DAY, 1, 0, "uniform")
-    assert set(share.uids) == set(sampler.sample(UserTable.of(users), at()))
+    assert set(share(state, 3, DAY, 1, 0, "uniform").uids) == set(sampler.sample(UserTable.of(users), at()))
 
 
 def test_the_next_share_is_the_same_asked_for_ahead_or_in_time():
-    """Asking while the round is under way gives what asking after it gives; two rounds ahead is refused."""
+    """Asking for both rounds at once, or for the second early, gives what asking in time gives."""
     clock = FakeClock()
-    ahead, plain = make_state(clock=clock), make_state()
+    bulk, ahead, plain = make_state(clock=clock), make_state(clock=clock), make_state(clock=clock)
     for state in (ahead, plain):
         for rank in (1, 2):
-            state.train_share(rank, DAY, 1, 0)
-    early = {rank: ahead.train_share(rank, DAY, 2, 1) for rank in (1, 2)}
-    assert (ahead.step, ahead.under_way) == (0, True)
-    with pytest.raises(WrongState):
-        ahead.train_share(1, DAY, 3, 2)
+            share(state, rank, DAY, 1, 0)
+    both = {rank: bulk.train_shares(rank, at(), 2) for rank in (1, 2)}
+    early = {rank: share(ahead, rank, DAY, 2, 1) for rank in (1, 2)}
+    assert ahead.step == 0
+    assert {rank: share(plain, rank, DAY, 1, 0) for rank in (1, 2)} == {rank: both[rank][0] for rank in (1, 2)}
     clock.now = 5.0
-    for state in (ahead, plain):
+    for state in (bulk, ahead, plain):
         for rank in (1, 2):
-            users = state.train_share(rank, DAY, 1, 0).uids
+            users = both[rank][0].uids
             state.push(rank, at(), [result(uid) for uid in users], NO_TIME, sums(1, 1))
-    assert {rank: plain.train_share(rank, DAY, 2, 1) for rank in (1, 2)} == early
+    assert {rank: share(plain, rank, DAY, 2, 1) for rank in (1, 2)} == early
+    assert {rank: both[rank][1] for rank in (1, 2)} == early
     clock.now = 7.0
-    for rank in (1, 2):
-        users = ahead.train_share(rank, DAY, 2, 1).uids
+    for state in (bulk, ahead, plain):
+        for rank in (1, 2):
+            users = early[rank].uids
+            record = state.push(rank, at(2, 1), [result(uid) for uid in users], NO_TIME, sums(1, 1))
+        assert record.seconds == 2.0  # from the end of the first round, not from when its users were asked for
 
-        record = ahead.push(rank, at(2, 1), [result(uid) for uid in users], NO_TIME, sums(1, 1))
-    assert record.seconds == 2.0  # from the end of the first round, not from when its users were asked for
+
+def test_users_asked_for_ahead_leave_room_for_a_test():
+    """The round after a test lasts from the end of the test."""
+    clock = FakeClock()
+    state = make_state(clock=clock)
+    report_users(state, {"a": 1, "b": 1}, NEXT, "test")
+    for rank in (1, 2):
+        state.train_shares(rank, at(), 2)
+    for rank, users in ((1, "a"), (2, "bc")):
+        state.push(rank, at(), [result(uid) for uid in users], NO_TIME, sums(1, 1))
+    clock.now = 3.0
+    for rank in (1, 2):
+        uids = state.test_share(rank, at(1, 1, NEXT)).uids
+        record = state.report_test(rank, at(1, 1, NEXT), [UserResult(uid, 1, 0.0) for uid in uids], NO_TIME)
+    assert record.seconds == 0.0
+    clock.now = 4.0
+    for rank, users in ((1, "d"), (2, "b")):
+        record = state.push(rank, at(2, 1), [result(uid) for uid in users], NO_TIME, sums(1, 1))
+    assert record.seconds == 1.0

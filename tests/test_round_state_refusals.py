@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from test_round_state import COUNTS, DAY, NEXT, NO_TIME, at, frozen, make_state, report_users, result, sums
+from test_round_state import COUNTS, DAY, NEXT, NO_TIME, at, frozen, make_state, report_users, result, share, sums
 
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
 from scheduler.samplers import UniformSampler
@@ -22,14 +22,19 @@ def nan(name="w"):
 
 # In the middle of a round: rank 1 has pushed, rank 2 has not.
 DURING_A_ROUND = {
-    "a share of another date": (lambda s: s.train_share(2, NEXT, 1, 0), WrongState, "asked for during date 20200101"),
-    "a share of another round": (lambda s: s.train_share(2, DAY, 2, 0), WrongState, "round 2 was asked for during"),
-    "a share of another step": (lambda s: s.train_share(2, DAY, 1, 2), WrongState, "asked for during"),
-    "a share of an unknown rank": (lambda s: s.train_share(3, DAY, 1, 0), NotFound, r"rank 3 is not .* \(\[1, 2\]\)"),
+    "a share of a date without users": (lambda s: share(s, 2, NEXT, 1, 0), NotFound, "no train users .* '20200102'"),
+    "a share of another round": (lambda s: share(s, 2, DAY, 2, 0), WrongState, "round 2 .* as round 0 of the run"),
+    "a share of another step": (lambda s: share(s, 2, DAY, 1, 1), WrongState, "round 1 .* as round 1 of the run"),
+    "a share of a later day": (lambda s: share(s, 2, DAY, 1, 2), WrongState, "due, on an earlier day"),
+    "a share far ahead": (lambda s: share(s, 2, DAY, 1, 32), WrongState, "32 of the run was asked for, 0 is due"),
+    "shares beyond the day": (lambda s: s.train_shares(2, at(2, 1), 2), WrongState, "1 after it .* 2 rounds a day"),
+    "no shares": (lambda s: s.train_shares(2, at(), 0), BadInput, "0 rounds were asked for at once; 1 to 32"),
+    "too many shares": (lambda s: s.train_shares(2, at(), 33), BadInput, "33 rounds were asked for at once"),
+    "a share of an unknown rank": (lambda s: share(s, 3, DAY, 1, 0), NotFound, r"rank 3 is not .* \(\[1, 2\]\)"),
     "a share of another sampler": (
-        lambda s: s.train_share(2, DAY, 1, 0, "hash"), WrongState, "samples with 'fixed', not 'hash'",
+        lambda s: share(s, 2, DAY, 1, 0, "hash"), WrongState, "samples with 'fixed', not 'hash'",
     ),
-    "a test": (lambda s: s.test_share(2, DAY, 0, 0), WrongState, "a test after 0 rounds was asked for"),
+    "a test": (lambda s: s.test_share(2, at(0, 0, DAY)), WrongState, "a test after 0 rounds was asked for"),
     "results of a test": (lambda s: s.report_test(2, at(), TWO, NO_TIME), WrongState, "but no round is on"),
     "a replayed push": (push(1, [result("a")]), AlreadyDone, "rank 1 has already pushed date 20200101, round 1"),
     "a push of an unknown rank": (push(0, TWO), NotFound, "rank 0 is not a simulator"),
@@ -68,7 +73,7 @@ DURING_A_ROUND = {
 @pytest.mark.parametrize(("call", "kind", "message"), DURING_A_ROUND.values(), ids=list(DURING_A_ROUND))
 def test_what_does_not_fit_a_round_changes_nothing(call, kind, message):
     state = make_state()
-    state.train_share(1, DAY, 1, 0)
+    share(state, 1, DAY, 1, 0)
     state.push(1, at(), [result("a")], NO_TIME, sums(4, 0))
     before = frozen(vars(state))
     with pytest.raises(kind, match=message):
@@ -80,12 +85,15 @@ def test_what_does_not_fit_a_round_changes_nothing(call, kind, message):
 
 
 BETWEEN_ROUNDS = {
-    "a round that is not due": (lambda s: s.train_share(1, DAY, 2, 1), WrongState, "round 1 of the run .* 0 is due"),
-    "a day that is not known": (lambda s: s.train_share(1, NEXT, 1, 0), NotFound, "no train users .* '20200102'"),
+    "a day that is not known": (lambda s: share(s, 1, NEXT, 1, 0), NotFound, "no train users .* '20200102'"),
     "a push": (push(1, [result("a")]), WrongState, "but no round is on"),
-    "a test that is early": (lambda s: s.test_share(1, DAY, 1, 1), WrongState, "a test after 1 rounds .* 0 are done"),
-    "a test of an unknown day": (lambda s: s.test_share(1, DAY, 0, 0), NotFound, "no test users are known"),
-    "a test by an unknown rank": (lambda s: s.test_share(9, DAY, 0, 0), NotFound, "rank 9"),
+    "a test that is early": (
+        lambda s: s.test_share(1, at(1, 1, DAY)),
+        WrongState,
+        "after 1 rounds .* 0 are done",
+    ),
+    "a test of an unknown day": (lambda s: s.test_share(1, at(0, 0, DAY)), NotFound, "no test users are known"),
+    "a test by an unknown rank": (lambda s: s.test_share(9, at(0, 0, DAY)), NotFound, "rank 9"),
 }
 
 
@@ -154,5 +162,5 @@ def test_a_cohort_that_breaks_the_contract_opens_no_round():
     state = make_state(sampler=Twice())
     before = frozen(vars(state))
     with pytest.raises(BadInput, match="sampler Twice chose a uid twice"):
-        state.train_share(1, DAY, 1, 0)
+        share(state, 1, DAY, 1, 0)
     assert frozen(vars(state)) == before

@@ -115,7 +115,6 @@ def test_a_reported_failure_ends_every_wait_with_its_message(ready):
     waits = [
         background(ready.clients[0].exchange, "key", b""),
         background(ready.clients[0].get_global_params, 1),
-        background(ready.clients[0].sample_user_list, at(2, 1)),
         background(ready.clients[0].update_user_inst_num, NEXT, "test", {"a": 1}),
         background(ready.coordinator.wait_finished),
     ]

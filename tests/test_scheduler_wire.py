@@ -16,8 +16,8 @@ from scheduler.messages import (
     counts_to_messages,
     report_head,
     report_tail,
-    share_from_messages,
-    share_to_messages,
+    shares_from_messages,
+    shares_to_messages,
 )
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share, Timings
@@ -140,7 +140,7 @@ def test_a_simulator_that_cannot_be_is_not_let_in(run, message, text):
 def test_shares_counts_and_reports_survive_being_cut_into_messages(size):
     uids = tuple(f"u{i}" for i in range(size))
     share = Share(uids, tuple(range(1, size + 1)), 5, 12_000)
-    assert share_from_messages(share_to_messages(share)) == share
+    assert shares_from_messages(shares_to_messages({4: share, 5: share})) == {4: share, 5: share}
     counts = dict(zip(uids, share.counts, strict=True))
     assert counts_from_messages(counts_to_messages(3, DAY, "train", counts)) == (3, DAY, "train", counts)
 

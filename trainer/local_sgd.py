@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,29 +23,35 @@ class LocalSGD:
     of their memory, without the cost of launching an operator.  CPU only.
 
     Args:
-        parameters: of the model.
+        model: whose parameters are trained; one without a gradient is left alone.
         lr: learning rate.
         max_grad_norm: None for no clipping.
     """
 
-    def __init__(self, parameters: Sequence[paddle.Tensor], lr: float, max_grad_norm: float | None) -> None:
+    def __init__(self, model: paddle.nn.Layer, lr: float, max_grad_norm: float | None) -> None:
         import paddle
 
-        self._lr, self._max = lr, max_grad_norm
-        trained = [p for p in parameters if not p.stop_gradient]
-        large = [p for p in trained if p.size > _LARGE]
-        self._small = [(p, np.from_dlpack(p.detach())) for p in trained if p.size <= _LARGE]
+        self._model, self._lr, self._max = model, lr, max_grad_norm
+        parameters = model.parameters()
+        large = [p for p in parameters if math.prod(p.shape) > _LARGE]
+        self._small = [(p, np.from_dlpack(p.detach())) for p in parameters if math.prod(p.shape) <= _LARGE]
+        self._memory = [p.data_ptr() for p, _ in self._small]
         self._large = large
         self._sgd = paddle.optimizer.SGD(lr, parameters=large) if large else None
 
+    def is_for(self, model: paddle.nn.Layer, lr: float, max_grad_norm: float | None) -> bool:
+        """Whether it was made with these arguments, and the parameters still lie where they did."""
+        same = self._model is model and (self._lr, self._max) == (lr, max_grad_norm)
+        return same and self._memory == [p.data_ptr() for p, _ in self._small]
+
     def step(self) -> None:
         """Updates the parameters with their gradients."""
-        small = [(value, _dense(p)) for p, value in self._small if p.grad is not None]
+        small = [(value, _dense(p, grad)) for p, value in self._small if (grad := p.grad) is not None]
         rate = self._lr
         if self._max is not None:
             square = sum(_square(grad) for _, grad in small)
-            square += sum(_square(_rows(p.grad)[1]) for p in self._large if p.grad is not None)
-            norm = float(np.sqrt(square))
+            square += sum(_square(_rows(grad)[1]) for p in self._large if (grad := p.grad) is not None)
+            norm = math.sqrt(square)
             # Not `norm > max`: a NaN must reach the parameters, where it is found and named.
             if not norm <= self._max:
                 rate *= self._max / norm
@@ -66,12 +72,12 @@ class LocalSGD:
 
 def _square(values: npt.NDArray[Any]) -> float:
     flat = values.reshape(-1)
-    return float(np.dot(flat, flat))
+    return float(flat.dot(flat))
 
 
-def _dense(parameter: paddle.Tensor) -> npt.NDArray[Any]:
+def _dense(parameter: paddle.Tensor, grad: paddle.Tensor) -> npt.NDArray[Any]:
     """A gradient as an array of the parameter's shape."""
-    rows, values = _rows(parameter.grad)
+    rows, values = _rows(grad)
     if rows is None:
         return values
     dense = np.zeros(parameter.shape, values.dtype)

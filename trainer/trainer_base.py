@@ -101,7 +101,11 @@ class TrainerBase(ABC):
 
     def make_optimizer(self, model: ModelBase) -> LocalOptimizer:
         """A fresh local optimizer for one user: SGD.  Any of Paddle's optimizers may take its place."""
-        return LocalSGD(model.parameters(), self.lr, self.max_grad_norm)
+        # It remembers nothing of a user, so one that was made for the same numbers is as good as new.
+        made: LocalSGD | None = getattr(self, "_local_sgd", None)
+        if made is None or not made.is_for(model, self.lr, self.max_grad_norm):
+            made = self._local_sgd = LocalSGD(model, self.lr, self.max_grad_norm)
+        return made
 
     def hold(self, examples: Examples) -> Mapping[str, Any]:
         """What batches are cut from: the examples as tensors, made once and not for every batch."""
@@ -182,4 +186,9 @@ def add_metrics(totals: Metrics, metrics: Mapping[str, Any]) -> None:
         except (TypeError, ValueError) as error:
             raise TypeError(f"metric {name!r} must be a pair (sum, count), not {pair!r}") from error
         before = totals.get(name, (0.0, 0.0))
-        totals[name] = (before[0] + float(total), before[1] + float(count))
+        totals[name] = (before[0] + _as_float(total), before[1] + _as_float(count))
+
+
+def _as_float(value: Any) -> float:
+    """A number's value; a tensor's own `float` takes many times as long as its `item`."""
+    return float(value.item() if hasattr(value, "item") else value)
