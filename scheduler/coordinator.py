@@ -12,12 +12,14 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import AlreadyDone, FLError, NotFound, RunEnded, WrongState
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
+from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
 from scheduler.round_state import MAX_AHEAD, RoundState
@@ -42,6 +44,26 @@ class Listener(Protocol):
     def on_record(self, record: RoundRecord) -> None:
         """A round or an evaluation has finished."""
 
+    def mark(self) -> dict[str, int]:
+        """How far the record goes; it is safe on disk up to there."""
+
+    def on_checkpoint(self, snapshot: Snapshot, marks: dict[str, int], segments: Sequence[Segment]) -> None:
+        """All parts of a checkpoint are there."""
+
+    def offers(self) -> Sequence[Offer]:
+        """The checkpoints the run may go on from, newest first; empty for a new run."""
+
+    def on_restore(self, step: int) -> Snapshot:
+        """The run goes on from a checkpoint."""
+
+
+@dataclass
+class _Parts:
+    """A checkpoint on its way: the scheduler's part, and each simulator's files of private parameters."""
+
+    snapshot: Snapshot
+    segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
+
 
 class Coordinator:
     """Thread-safe state of one run.
@@ -49,10 +71,13 @@ class Coordinator:
     Args:
         rules: of the run.
         ranks: of the simulators.
-        listener: writes the record and the progress.
+        listener: writes the record, the progress and the checkpoints.
+        schedule: when checkpoints are made; None for never.
     """
 
-    def __init__(self, rules: Rules, ranks: Sequence[int], listener: Listener) -> None:
+    def __init__(
+        self, rules: Rules, ranks: Sequence[int], listener: Listener, schedule: Schedule | None = None
+    ) -> None:
         self.rules = rules
         self._ranks = tuple(sorted(ranks))
         self._listener = listener
@@ -69,8 +94,15 @@ class Coordinator:
         self._left: set[int] = set()
         self._tests: dict[Round, RoundRecord] = {}
         self._failure: str | None = None
-        # Finished rounds that the listener has not been told of yet.
-        self._records: deque[RoundRecord] = deque()
+        # What the listener has not been told of yet.
+        self._records: deque[RoundRecord | Snapshot | _Parts] = deque()
+        self._schedule = schedule or Schedule(0)
+        # The checkpoints that are being made, and how far the record goes for each, by step.
+        self._parts: dict[int, _Parts] = {}
+        self._marks: dict[int, dict[str, int]] = {}
+        self._checkpoint_step = -1
+        self._restoring: dict[int, int] = {}
+        self._restored = False
         self._telling = False
         threading.Thread(target=self._tell, name="records", daemon=True).start()
 
@@ -218,18 +250,19 @@ class Coordinator:
         with self._round_state() as state:
             record = state.push(rank, at, results, timings, sums)
             if record is not None:
-                self._keep(record)
+                self._keep(record, state)
             self._wake()
 
-    def wait_step(self, step: int) -> None:
-        """Returns when the parameters before round `step` are made."""
+    def end_round(self, at: Round) -> bool:
+        """Returns when a round is over: whether a checkpoint is made of the state after it."""
         with self._round_state() as state:
-            self._wait(lambda: state.step >= step)
+            self._wait(lambda: state.step > at.step)
+            return self._checkpoint_step == at.step + 1
 
     def replace(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors) -> None:
         """See `RoundState.replace`."""
         with self._round_state() as state:
-            self._keep(state.replace(rank, at, results, timings, params))
+            self._keep(state.replace(rank, at, results, timings, params), state)
             self._wake()
 
     def test_share(self, rank: int, at: Round) -> Share:
@@ -243,11 +276,51 @@ class Coordinator:
         with self._round_state() as state:
             record = state.report_test(rank, at, results, timings)
             if record is not None:
-                self._keep(record)
+                self._keep(record, None)
                 self._tests = {at: record}
             self._wake()
             self._wait(lambda: at in self._tests)
             return self._tests[at]
+
+    # -- checkpoints -------------------------------------------------------------
+
+    def add_segments(self, rank: int, step: int, segments: Sequence[Segment]) -> None:
+        """Takes a simulator's part of the checkpoint that is being made.
+
+        Raises:
+            WrongState: none is being made of that step.
+            AlreadyDone: its part is there.
+        """
+        with self._changed:
+            self._check_rank(rank)
+            parts = self._parts.get(step)
+            if parts is None:
+                raise WrongState(f"no checkpoint is being made of the state after {step} rounds")
+            if rank in parts.segments:
+                raise AlreadyDone(f"rank {rank} has already reported its private parameters after {step} rounds")
+            parts.segments[rank] = tuple(segments)
+            self._finish_checkpoint(step)
+
+    def offers(self) -> Sequence[Offer]:
+        """The checkpoints the run may go on from, newest first."""
+        return self._listener.offers()
+
+    def restore(self, rank: int, step: int) -> None:
+        """Goes on from the checkpoint of `step` when all simulators have chosen it."""
+        with self._round_state() as state:
+            self._check_rank(rank)
+            if rank in self._restoring:
+                raise AlreadyDone(f"rank {rank} has already chosen a checkpoint")
+            if step not in {offer.step for offer in self._listener.offers()}:
+                raise NotFound(f"there is no checkpoint after {step} rounds")
+            if any(other != step for other in self._restoring.values()):
+                raise WrongState(f"rank {rank} chose the checkpoint after {step} rounds, others {self._restoring}")
+            self._restoring[rank] = step
+            if len(self._restoring) == len(self._ranks):
+                state.restore(self._listener.on_restore(step))
+                self._restored = True
+            self._wake()
+            self._wait(lambda: self._restored)
 
     # -- inside ------------------------------------------------------------------
 
@@ -258,11 +331,32 @@ class Coordinator:
                 raise WrongState("not all simulators have joined yet")
             yield self._state
 
-    def _keep(self, record: RoundRecord) -> None:
-        """Has the listener told of a round, without the simulators waiting for it to write."""
-        self._wait(lambda: len(self._records) < MAX_UNTOLD)
+    def _keep(self, record: RoundRecord, state: RoundState | None) -> None:
+        """Has the listener told of a round, without the simulators waiting for it to write.
+
+        Args:
+            record: of the round or evaluation.
+            state: after a round, of which a checkpoint may be due.
+        """
         self._records.append(record)
+        # By time, never two at once; by rounds, whenever one is due.
+        if state is not None and (not self._parts or self._schedule.every) and self._schedule.due(state.step):
+            self._checkpoint_step = state.step
+            snapshot = state.snapshot(record.at.date)
+            self._parts[state.step] = _Parts(snapshot)
+            self._records.append(snapshot)
+            self._finish_checkpoint(state.step)
         self._recorded.notify()
+        self._wake()
+        # A disk that is slower than the rounds holds them up, and memory does not grow.
+        self._wait(lambda: len(self._records) < MAX_UNTOLD and len(self._parts) <= 1)
+
+    def _finish_checkpoint(self, step: int) -> None:
+        """Has the checkpoint written once all its parts are there."""
+        parts = self._parts[step]
+        if not parts.snapshot.private or len(parts.segments) == len(self._ranks):
+            self._records.append(parts)
+            self._recorded.notify()
 
     def _tell(self) -> None:
         """Tells the listener, in a thread of its own, until the run is over."""
@@ -273,18 +367,33 @@ class Coordinator:
                 self._recorded.wait_for(lambda: bool(self._records) or self._failure is not None or self._all_left())
                 if not self._records:
                     return
-                if len(self._records) == MAX_UNTOLD:
-                    self._wake()
-                record = self._records.popleft()
+                full = len(self._records) >= MAX_UNTOLD
+                news = self._records.popleft()
                 self._telling = True
+                if full:
+                    self._wake()
             try:
-                self._listener.on_record(record)
+                self._tell_one(news)
             except FLError as error:
                 self.fail(str(error))
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, the run must end with it
                 self.fail("the scheduler (rank 0) failed:\n" + "".join(traceback.format_exception(error)).rstrip())
                 return
+
+    def _tell_one(self, news: RoundRecord | Snapshot | _Parts) -> None:
+        if isinstance(news, RoundRecord):
+            self._listener.on_record(news)
+        elif isinstance(news, Snapshot):
+            self._marks[news.step] = self._listener.mark()
+        else:
+            segments = [segment for rank in sorted(news.segments) for segment in news.segments[rank]]
+            step = news.snapshot.step
+            self._listener.on_checkpoint(news.snapshot, self._marks.pop(step), segments)
+            with self._changed:
+                self._schedule.finished()
+                del self._parts[step]
+                self._wake()
 
     def _check_rank(self, rank: int) -> None:
         if rank not in self._ranks:

@@ -10,6 +10,7 @@ from protos.codec import MAX_NAME
 from protos.errors import BadInput, TooLarge
 from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
+from scheduler.checkpoints import Segment
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
@@ -18,6 +19,7 @@ from scheduler.samplers import Round
 BATCH = 5_000
 MAX_METRICS = 100
 _DATE = re.compile(r"[0-9]{8}")
+_FILE = re.compile(r"[0-9a-z][0-9a-z.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,22 @@ def handle_to_message(handle: MemoryHandle) -> pb.MemoryHandle:
 def handle_from_message(message: pb.MemoryHandle) -> MemoryHandle:
     """From a message."""
     return MemoryHandle(message.machine, message.pid, message.fd, message.token)
+
+
+def segment_to_message(segment: Segment) -> pb.Segment:
+    """As a message."""
+    return pb.Segment(name=segment.name, size=segment.size, digest=segment.digest)
+
+
+def segment_from_message(message: pb.Segment) -> Segment:
+    """From a message.
+
+    Raises:
+        BadInput: a name that is none of a plain file.
+    """
+    if not _FILE.fullmatch(message.name) or len(message.digest) > MAX_NAME:
+        raise BadInput(f"segment {message.name[:40]!r} is not the name of a file of private parameters")
+    return Segment(message.name, message.size, message.digest)
 
 
 def key_to_message(rank: int, at: Round) -> pb.RoundKey:

@@ -18,6 +18,7 @@ from protos.codec import Tensors, TensorSpec, specs
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
 from scheduler.aggregation import Sums, mean_factor, scale_exponent, total_weight
+from scheduler.checkpoints import Snapshot
 from scheduler.metrics import UserResult
 from scheduler.placement import place
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
@@ -66,6 +67,7 @@ class RoundState:
         self._test: _Open | None = None
         self._sums: list[Sums] = []
         self._last_end: float | None = None
+        self._restored: Snapshot | None = None
 
     # -- users ---------------------------------------------------------------
 
@@ -95,7 +97,7 @@ class RoundState:
             if not table.uids:
                 raise BadInput(f"date {date}: no users with {split} data")
             if split == TRAIN:
-                self.rules.sampler.check(table, date, range(self.step, self.step + self.rules.rounds))
+                self.rules.sampler.check(table, date, range(self.step, self._day_end()))
                 self._day = date
             self._users[key] = table
             self._counts.pop(key, None)
@@ -135,6 +137,9 @@ class RoundState:
                 raise BadInput(f"initial parameter {name!r} holds NaN or infinity")
         if not params:
             raise BadInput("the model has no shared parameters: nothing would be learned together")
+        if self._restored is not None:
+            _check_model(self._restored, params, private)
+            params = self._restored.params
         self._memory = SharedArrays(unnamed_file("flsim-global"), specs(params), create=True)
         for name, value in params.items():
             # Without -0.0, which adding nothing would turn into 0.0.
@@ -160,6 +165,25 @@ class RoundState:
         for name in names:
             if name in self.private:
                 raise Forbidden(f"parameter {name!r} is private: the scheduler never takes it")
+
+    # -- checkpoints -----------------------------------------------------------
+
+    def snapshot(self, date: str) -> Snapshot:
+        """A copy of the state after the last round of the day so far."""
+        params = {name: value.copy() for name, value in self._need_params().items()}
+        optimizer = {name: value.copy() for name, value in self.rules.optimizer.state_dict().items()}
+        return Snapshot(self.step, date, params, optimizer, tuple(sorted(self.private)))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes on from a snapshot; its parameters are taken when the model is known.
+
+        Raises:
+            WrongState: the run has begun.
+        """
+        if self.params is not None or self._reported:
+            raise WrongState("a checkpoint can be restored only before anything else")
+        self._restored, self.step = snapshot, snapshot.step
+        self.rules.optimizer.load_state_dict(snapshot.optimizer)
 
     # -- rounds --------------------------------------------------------------
 
@@ -330,6 +354,11 @@ class RoundState:
         if rank not in self._lanes:
             raise NotFound(f"rank {rank} is not a simulator of this run ({sorted(self._lanes)})")
 
+    def _day_end(self) -> int:
+        """The first round of the run after the day of the one that is due."""
+        day = max(1, self.rules.rounds)
+        return (self.step // day + 1) * day
+
     def _table(self, date: str, split: str) -> UserTable:
         table = self._users.get((date, split))
         if table is None:
@@ -405,6 +434,17 @@ class RoundState:
             train += part * timings.train
             wait += part * (timings.wait + last - when)
         return Timings(pull, train, max(0.0, seconds - pull - train - wait), wait)
+
+
+def _check_model(restored: Snapshot, params: Tensors, private: frozenset[str]) -> None:
+    """Raises BadInput if a checkpoint is of another model."""
+    for name in (*restored.params, *params):
+        old, new = (str(TensorSpec.of(held[name])) if name in held else "missing" for held in (restored.params, params))
+        if old != new:
+            raise BadInput(f"parameter {name!r} is {new} in the model and {old} in the checkpoint")
+    for name in sorted(set(private) ^ set(restored.private)):
+        where = "the model" if name in private else "the checkpoint"
+        raise BadInput(f"parameter {name!r} is private only in {where}")
 
 
 def _where(at: Round) -> str:

@@ -11,6 +11,7 @@ from protos.errors import FLError
 from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
+from scheduler.checkpoints import Offer, Segment
 from scheduler.messages import (
     Layout,
     SimulatorInfo,
@@ -23,6 +24,8 @@ from scheduler.messages import (
     report_head,
     report_tail,
     sample_request,
+    segment_from_message,
+    segment_to_message,
     shares_from_messages,
 )
 from scheduler.metrics import Pair, UserResult
@@ -175,28 +178,36 @@ class SchedulerClient:
         results: Sequence[UserResult],
         timings: Callable[[], Timings],
         sums: Mapping[str, Array],
-    ) -> None:
-        """Pushes this simulator's exact sums of weighted deltas.
+    ) -> bool:
+        """Pushes this simulator's exact sums of weighted deltas; returns when the round is over.
 
         Args:
             at: the round.
             results: of all users of the share.
             timings: called when the last tensor is on its way.
             sums: int64 by name, see `aggregation`; empty if the share was.
+
+        Returns:
+            Whether a checkpoint is made of the state after the round.
         """
         parts = (pb.ParamsMessage(chunk=chunk) for chunk in tensor_chunks(sums))
-        self._caller.call(self._stub.FedAvgUpdate, self._params_messages(at, results, timings, parts))
+        messages = self._params_messages(at, results, timings, parts)
+        return bool(self._caller.call(self._stub.FedAvgUpdate, messages).checkpoint)
 
     def fedavg_update_in_memory(
         self, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[MemoryHandle]
-    ) -> None:
+    ) -> bool:
         """As `fedavg_update`, for a scheduler on this machine: says where the shards' sums are.
 
         They must stay as they are until the next round.
         """
         reports = [*report_head(self._rank, at, results), report_tail(timings)]
         request = pb.MemoryPush(reports=reports, sums=[handle_to_message(handle) for handle in sums])
-        self._caller.call(self._stub.FedAvgUpdateInMemory, request)
+        return bool(self._caller.call(self._stub.FedAvgUpdateInMemory, request).checkpoint)
+
+    def end_round(self, at: Round) -> bool:
+        """Returns when a round is over: whether a checkpoint is made of the state after it."""
+        return bool(self._caller.call(self._stub.EndRound, key_to_message(self._rank, at)).checkpoint)
 
     def shared_memory(self) -> MemoryHandle:
         """Where the shared parameters are in the memory of the scheduler's machine; waits until they are made."""
@@ -213,6 +224,24 @@ class SchedulerClient:
             yield pb.ParamsMessage(report=head)
         yield from parts
         yield pb.ParamsMessage(report=report_tail(timings()))
+
+    # -- checkpoints ---------------------------------------------------------------
+
+    def report_segments(self, step: int, segments: Sequence[Segment]) -> None:
+        """Tells which files hold this simulator's private parameters as they were before round `step`."""
+        parts = [segment_to_message(segment) for segment in segments]
+        self._caller.call(self._stub.ReportSegments, pb.SegmentReport(rank=self._rank, step=step, segments=parts))
+
+    def get_checkpoints(self) -> list[Offer]:
+        """The checkpoints the run may go on from, newest first."""
+        reply = self._caller.call(self._stub.GetCheckpoints, pb.SimulatorRank(rank=self._rank))
+        return [Offer(c.step, c.date, tuple(segment_from_message(s) for s in c.segments)) for c in reply.checkpoints]
+
+    def restore(self, step: int) -> None:
+        """Goes on from the checkpoint of `step`; returns when all simulators have chosen it."""
+        self._caller.call(self._stub.Restore, pb.RestoreRequest(rank=self._rank, step=step))
+
+    # -- evaluation ------------------------------------------------------------------
 
     def update_test_metrics(
         self, at: Round, results: Sequence[UserResult], timings: Timings

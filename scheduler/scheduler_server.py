@@ -26,6 +26,8 @@ from scheduler.messages import (
     handle_to_message,
     info_from_message,
     info_to_message,
+    segment_from_message,
+    segment_to_message,
     shares_to_messages,
 )
 from scheduler.metrics import reduce_metrics
@@ -33,8 +35,8 @@ from scheduler.samplers import Round
 
 logger = logging.getLogger(__name__)
 
-# Calls of one simulator that may be under way at once: its watch, its loop, a failure report, spare.
-THREADS_PER_SIMULATOR = 4
+# Calls of one simulator that may be under way at once: watch, loop, shares ahead, checkpoint, failure, spare.
+THREADS_PER_SIMULATOR = 6
 
 
 def start_scheduler_server(coordinator: Coordinator, host: str, simulators: int) -> tuple[grpc.Server, str]:
@@ -56,7 +58,8 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
         for name in ("Register", "ReportFailure", "UpdateUserInstNum", "UpdateGlobalParams", "FedAvgUpdate",
-                     "FedAvgUpdateInMemory", "GetSharedMemory", "UpdateTestMetrics", "Exit"):  # fmt: skip
+                     "FedAvgUpdateInMemory", "EndRound", "GetSharedMemory", "UpdateTestMetrics", "ReportSegments",
+                     "GetCheckpoints", "Restore", "Exit"):  # fmt: skip
             setattr(self, name, unary(getattr(self, name)))
         for name in ("Exchange", "Watch", "SampleUsersToTrain", "SampleUsersWithHash", "FixedUsersToTrain",
                      "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
@@ -130,7 +133,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
             self._do.replace(rank, at, results, timings, tensors.finish())
         return pb.Empty()
 
-    def FedAvgUpdate(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.Empty:  # noqa: N802, D102
+    def FedAvgUpdate(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.RoundEnd:  # noqa: N802, D102
         tensors, report = TensorAssembler(self._do.push_specs()), ReportReader(self._do.rules.seed)
         for message in request:
             part = message.WhichOneof("part")
@@ -143,9 +146,9 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
                 raise BadInput(f"a push carries reports and chunks, not {part}")
         rank, at, results, timings = report.finish()
         self._do.push(rank, at, results, timings, [Sums.whole(tensors.finish())] if results else [])
-        return pb.Empty()
+        return pb.RoundEnd(checkpoint=self._do.end_round(at))
 
-    def FedAvgUpdateInMemory(self, request: pb.MemoryPush, context: Any) -> pb.Empty:  # noqa: N802, D102
+    def FedAvgUpdateInMemory(self, request: pb.MemoryPush, context: Any) -> pb.RoundEnd:  # noqa: N802, D102
         report = ReportReader(self._do.rules.seed)
         for message in request.reports:
             report.add(message)
@@ -153,8 +156,11 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         rank, at, results, timings = report.finish()
         self._do.push(rank, at, results, timings, sums)
         # The caller's shards read the next parameters where these are: not before they are made.
-        self._do.wait_step(at.step + 1)
-        return pb.Empty()
+        return pb.RoundEnd(checkpoint=self._do.end_round(at))
+
+    def EndRound(self, request: pb.RoundKey, context: Any) -> pb.RoundEnd:  # noqa: N802, D102
+        at = Round(self._do.rules.seed, request.date, request.round, request.step)
+        return pb.RoundEnd(checkpoint=self._do.end_round(at))
 
     def GetSharedMemory(self, request: pb.SimulatorRank, context: Any) -> pb.MemoryHandle:  # noqa: N802, D102
         return handle_to_message(self._do.memory())
@@ -174,6 +180,21 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         record = self._do.report_test(*report.finish())
         metrics = {name: pb.Metric(sum=s, count=c) for name, (s, c) in reduce_metrics(record.results).items()}
         return pb.TestSummary(users=len(record.results), metrics=metrics)
+
+    def ReportSegments(self, request: pb.SegmentReport, context: Any) -> pb.Empty:  # noqa: N802, D102
+        self._do.add_segments(request.rank, request.step, [segment_from_message(s) for s in request.segments])
+        return pb.Empty()
+
+    def GetCheckpoints(self, request: pb.SimulatorRank, context: Any) -> pb.Checkpoints:  # noqa: N802, D102
+        offers = [
+            pb.Checkpoint(step=offer.step, date=offer.date, segments=[segment_to_message(s) for s in offer.segments])
+            for offer in self._do.offers()
+        ]
+        return pb.Checkpoints(checkpoints=offers)
+
+    def Restore(self, request: pb.RestoreRequest, context: Any) -> pb.Empty:  # noqa: N802, D102
+        self._do.restore(request.rank, request.step)
+        return pb.Empty()
 
     def Exit(self, request: pb.SimulatorRank, context: Any) -> pb.Empty:  # noqa: N802, D102
         self._do.leave(request.rank)

@@ -53,6 +53,11 @@ class ServerOptimizer(ABC):
         self.learning_rate = learning_rate
         self._state: dict[str, dict[str, Float64]] = {}
 
+    def __repr__(self) -> str:
+        """The class and its numbers: what a run that is resumed must have again."""
+        numbers = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__qualname__}({numbers})"
+
     def initial_slot(self, slot: str) -> float:
         """The value a slot starts from."""
         return 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from protos.channel import Caller
 from protos.codec import Array, Tensors, assemble, from_bundle, tensor_chunks, to_bundle
@@ -13,6 +13,9 @@ from protos.stubs import tensor_pb2
 from scheduler.streams import uid_hash
 from simulator.examples import Examples, join_examples
 from simulator.store import UserRecord, UserStore
+
+# Users handed over together.
+BATCH = 500
 
 
 def owner_of(uid: str, ranks: tuple[int, ...]) -> int:
@@ -97,6 +100,31 @@ class DataClient:
                 yield pb.UserParams(key=key, chunk=chunk)
 
         self._call(caller, stub.UpdateUserParams, messages())
+
+    def restore_params(self, records: Iterable[tuple[str, int, bytes]]) -> None:
+        """Hands (uid, step, parameters) of a checkpoint to the data servers that own the uids, in bulk."""
+        batches: dict[int, list[tuple[str, int, bytes]]] = {}
+        for uid, step, payload in records:
+            batch = batches.setdefault(self.owner(uid), [])
+            batch.append((uid, step, payload))
+            if len(batch) >= BATCH:
+                self._restore(self.owner(uid), batch)
+                batch.clear()
+        for owner, batch in batches.items():
+            self._restore(owner, batch)
+
+    def _restore(self, owner: int, batch: Sequence[tuple[str, int, bytes]]) -> None:
+        if owner == self._rank:
+            self._store.restore_private(batch)
+            return
+        caller, stub = self._peer(owner)
+
+        def messages() -> Iterator[pb.StoredParams]:
+            for uid, step, payload in batch:
+                params = tensor_pb2.TensorBundle.FromString(payload)
+                yield pb.StoredParams(key=pb.UserParamsKey(uid=uid, step=step), params=params)
+
+        self._call(caller, stub.RestoreUserParams, messages())
 
     def clear_user_data(self, date: str, split: str) -> None:
         """Forgets a day's examples on this simulator's own data server."""

@@ -93,7 +93,7 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
     ) -> None:
         self._store, self._schema, self._owns = store, schema, owns
         unary, stream = answering(on_crash), streaming(on_crash)
-        for name in ("SendData", "ClearUserData", "UpdateUserParams"):
+        for name in ("SendData", "ClearUserData", "UpdateUserParams", "RestoreUserParams"):
             setattr(self, name, unary(getattr(self, name)))
         for name in ("GetUserData", "GetUserParams"):
             setattr(self, name, stream(getattr(self, name)))
@@ -149,6 +149,22 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
         self._schema.check(uid, tensors)
         self._store.put_private(uid, first.key.step, to_bundle(tensors).SerializeToString())
         return pb.DataReceipt(users=1)
+
+    def RestoreUserParams(self, request: Iterable[pb.StoredParams], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
+        if self._store.has_examples():
+            raise WrongState("private parameters of a checkpoint came after the first day was loaded")
+        total, batch, size = 0, [], 0
+        for message in request:
+            uid, tensors = message.key.uid, from_bundle(message.params)
+            self._check_owner(uid)
+            self._schema.check(uid, tensors)
+            payload = to_bundle(tensors).SerializeToString()
+            batch.append((uid, message.key.step, payload))
+            size += len(payload)
+            if size > BATCH_BYTES:
+                total += self._store.restore_private(batch)
+                batch, size = [], 0
+        return pb.DataReceipt(users=total + self._store.restore_private(batch))
 
     def _check_owner(self, uid: str) -> None:
         if not self._owns(check_uid(uid)):

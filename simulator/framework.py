@@ -7,13 +7,15 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
 
 from protos.codec import Tensors
-from protos.errors import FLError, InternalError, RunEnded
+from protos.errors import BadInput, FLError, InternalError, RunEnded
+from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
 from scheduler.coordinator import Coordinator
 from scheduler.messages import Layout
 from scheduler.metrics import ratio, reduce_metrics, user_spread
@@ -21,8 +23,10 @@ from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules
 from scheduler.samplers import NoTestSampler, Sampler, TestSampler
 from scheduler.scheduler_server import start_scheduler_server
 from scheduler.server_optimizers import ServerOptimizer
+from simulator.checkpoint_files import FOLDER, Checkpoint, CheckpointFolder
 from simulator.days import list_days, plan_days
 from simulator.logs import set_up_logging
+from simulator.meaning import check_meaning, meaning_of
 from simulator.progress import RunProgress
 from simulator.record import RunRecord, read_npz
 from simulator.role_maker import FLSimRoleMaker
@@ -168,7 +172,8 @@ class SimulationFramework:
         assert self._rules is not None, "_check makes the rules"
         told: Any = None
         if self.is_scheduler():
-            output = self._settings.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+            settings = self._settings
+            output = settings.resume or settings.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
             try:
                 self._service = _SchedulerService(self._role, self._settings, self._rules, output)
                 told = (self._service.address, str(output.absolute()), None)
@@ -207,13 +212,19 @@ class _SchedulerService:
 
     def __init__(self, role: FLSimRoleMaker, settings: Settings, rules: Rules, output: Path) -> None:
         self._settings, self._rules = settings, rules
-        shown = settings.model_dump(mode="json", exclude={"config"})
-        self.record = RunRecord(output, {**shown, "output": str(output)})
+        shown = settings.model_dump(mode="json", exclude={"config", "resume"})
+        self.checkpoints = CheckpointFolder(output / FOLDER)
+        self._meaning = meaning_of(settings, rules)
+        self._found: dict[int, Checkpoint] = {}
+        if settings.resume is not None:
+            self._found = {c.snapshot.step: c for c in self._find_checkpoints(output)}
+        self.record = RunRecord(output, {**shown, "output": str(output)}, resumed=bool(self._found))
         self.progress = RunProgress(settings.progress)
         self._last_test: RoundRecord | None = None
         self._seconds = dict.fromkeys(("seconds", "train", "pull", "push", "wait"), 0.0)
         self._rounds = 0
-        self.coordinator = Coordinator(rules, role.simulator_ranks, self)
+        schedule = Schedule(settings.checkpoint_every)
+        self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule)
         self._server: grpc.Server
         self._server, self.address = start_scheduler_server(
             self.coordinator, role.listen_address(), len(role.simulator_ranks)
@@ -243,6 +254,46 @@ class _SchedulerService:
         elif record.phase == TEST:
             self._last_test = record
             logger.info("%s", _describe_test(record))
+
+    # -- checkpoints -----------------------------------------------------------------
+
+    def mark(self) -> dict[str, int]:
+        return self.record.mark()
+
+    def on_checkpoint(self, snapshot: Snapshot, marks: dict[str, int], segments: Sequence[Segment]) -> None:
+        self.checkpoints.write(Checkpoint(snapshot, marks, self._meaning, tuple(segments)))
+        logger.debug("checkpoint after %d rounds", snapshot.step)
+
+    def offers(self) -> list[Offer]:
+        return [checkpoint.offer for checkpoint in self._found.values()]
+
+    def on_restore(self, step: int) -> Snapshot:
+        checkpoint = self._found[step]
+        self.record.cut(checkpoint.marks, step)
+        self.checkpoints.forget_after(step)
+        self.progress.skip(step)
+        logger.info("resumed after round %d of the run, date %s", step, checkpoint.snapshot.date)
+        return checkpoint.snapshot
+
+    def _find_checkpoints(self, output: Path) -> list[Checkpoint]:
+        """The checkpoints of an earlier run, newest first.
+
+        Raises:
+            BadInput: there is none, or it was a run with other settings.
+        """
+        if self._settings.output is not None and self._settings.output.resolve() != output.resolve():
+            raise BadInput(
+                f"--output {self._settings.output}: a resumed run goes on in --resume {output}; leave it out"
+            )
+        if not output.is_dir():
+            raise BadInput(f"--resume {output}: there is no such folder")
+        found = self.checkpoints.read_all()
+        if not found:
+            raise BadInput(
+                f"--resume {output}: there is no whole checkpoint in {output / FOLDER}; start again without --resume"
+            )
+        check_meaning(found[0].meaning, self._meaning)
+        return found
 
     # -- the run ---------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class RunProgress:
         self._bar = style == "bar" or (style == "auto" and on_terminal())
         self._quiet = style == "none"
         self._progress: Progress | None = None
-        self._total = self._done = 0
+        self._total = self._done = self._skipped = 0
         self._began = self._said = time.monotonic()
 
     def begin(self, total: int) -> None:
@@ -51,6 +51,12 @@ class RunProgress:
             )  # fmt: skip
             self._task = self._progress.add_task("rounds", total=total, note="")
             self._progress.start()
+
+    def skip(self, rounds: int) -> None:
+        """Tells that so many rounds were done in an earlier run."""
+        self._done = self._skipped = rounds
+        if self._progress is not None:
+            self._progress.update(self._task, advance=rounds)
 
     def on_layout(self, layout: Layout) -> None:
         """Says who takes part."""
@@ -73,9 +79,9 @@ class RunProgress:
         note += f" {record.seconds:.2f} s"
         if self._progress is not None:
             self._progress.update(self._task, advance=1, note=note)
-        elif time.monotonic() - self._said > _PAUSE or self._done in (1, self._total):
+        elif time.monotonic() - self._said > _PAUSE or self._done in (self._skipped + 1, self._total):
             self._said = time.monotonic()
-            each = (self._said - self._began) / self._done
+            each = (self._said - self._began) / (self._done - self._skipped)
             left = each * (self._total - self._done)
             logger.info("round %d/%d %s, %.0f s left", self._done, self._total, note, left)
 

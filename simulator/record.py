@@ -11,6 +11,7 @@ import platform
 import zipfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ PACKAGES = ("paddlepaddle", "grpcio", "protobuf", "mpi4py", "numpy", "lmdb")
 _FIRST = ["date", "round", "phase", "users", "examples", "loss", "top1"]
 _SPREAD = ["top1_user_mean", "top1_user_p10", "top1_user_p50", "top1_user_p90"]
 _LAST = ["seconds", "train", "pull", "push", "wait"]
-_PARTS = ("config.yaml", "metrics.csv", "per_user.csv", "cohorts.json", "params")
+_TABLES = ("metrics.csv", "per_user.csv")
+_COHORTS = "cohorts.json"
+_PARTS = ("config.yaml", "metrics.csv", "per_user.csv", "cohorts.json", "params", "checkpoints")
 
 
 class RunRecord:
@@ -39,15 +42,21 @@ class RunRecord:
         folder: of the record; made if missing, and what an earlier run left in it is
             moved into its folder `previous-N`.
         settings: all of them, as plain values.
+        resumed: whether what is there goes on, see `cut`.
 
     Raises:
         FLError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
         self.folder = folder
         self._settings = dict(settings)
         self._columns: dict[str, list[str]] = {}
+        self._rows = dict.fromkeys(_TABLES, 0)
+        self._cohorts = 0
+        self._resumed = resumed
+        if resumed:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _set_aside(folder)
@@ -60,17 +69,20 @@ class RunRecord:
 
     def on_layout(self, layout: Layout) -> None:
         """Writes config.yaml."""
-        content = {
+        content: dict[str, Any] = {
             "settings": self._settings,
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
             "ranks": [{"rank": i.rank, "host": i.host, "shards": i.shards} for i in layout.simulators],
             "days": list(layout.days),
         }
+        if self._resumed:
+            content["resumed_after_rounds"] = self._earlier_resumes()
         self._write("config.yaml", yaml.safe_dump(content, sort_keys=False))
 
     def on_initial(self, params: Tensors) -> None:
         """Writes params/initial.npz."""
-        self.save_params("initial", params)
+        if not self._resumed:
+            self.save_params("initial", params)
 
     def on_record(self, record: RoundRecord) -> None:
         """Adds rows to metrics.csv, and to cohorts.json or per_user.csv."""
@@ -88,6 +100,74 @@ class RunRecord:
         row |= {name: f"{seconds:.6f}" for name, seconds in times.items()}
         self._add_rows("metrics.csv", _FIRST, sorted(set(values) - set(_FIRST)), [*_SPREAD, *_LAST], [row])
 
+    # -- checkpoints -----------------------------------------------------------------
+
+    def mark(self) -> dict[str, int]:
+        """How many rows and cohorts there are, once they are on the disk itself."""
+        for name in (*_TABLES, _COHORTS):
+            try:
+                with (self.folder / name).open("rb+") as file:
+                    os.fsync(file.fileno())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._refusal(name, error) from error
+        return {**self._rows, _COHORTS: self._cohorts}
+
+    def cut(self, marks: Mapping[str, int], step: int) -> None:
+        """Goes back to what was there when `mark` gave these numbers, after `step` rounds of the run.
+
+        Raises:
+            FLError: there is less.
+        """
+        try:
+            for name in _TABLES:
+                self._cut_table(name, marks[name])
+            cohorts = json.loads((self.folder / _COHORTS).read_text(encoding="utf-8"))[: marks[_COHORTS]]
+            if len(cohorts) < marks[_COHORTS]:
+                raise self._too_short(_COHORTS)
+            lines = ",".join("\n" + json.dumps(uids, ensure_ascii=False) for uids in cohorts)
+            _replace_text(self.folder / _COHORTS, f"[{lines}]")
+        except OSError as error:
+            raise FLError(f"the record in {self.folder} cannot be gone on with: {error}") from error
+        except ValueError as error:
+            raise self._too_short(_COHORTS) from error
+        self._cohorts = marks[_COHORTS]
+        content = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        content["resumed_after_rounds"] = [*self._earlier_resumes(), step]
+        self._write("config.yaml", yaml.safe_dump(content, sort_keys=False))
+
+    def _earlier_resumes(self) -> list[int]:
+        try:
+            content = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            return []
+        return list(content.get("resumed_after_rounds", []))
+
+    def _cut_table(self, name: str, rows: int) -> None:
+        path = self.folder / name
+        self._rows[name] = rows
+        if not rows:
+            path.unlink(missing_ok=True)
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            kept = list(islice(reader, rows))
+            columns = list(reader.fieldnames or [])
+        if len(kept) < rows:
+            raise self._too_short(name)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(kept)
+        _replace_text(path, text.getvalue())
+        self._columns[name] = columns
+
+    def _too_short(self, name: str) -> FLError:
+        return FLError(
+            f"{self.folder / name} holds less than its checkpoint knows: start the run again without --resume"
+        )
+
     # -- parameters ------------------------------------------------------------------
 
     def save_params(self, name: str, params: Tensors) -> None:
@@ -103,6 +183,7 @@ class RunRecord:
                 end = file.seek(-1, os.SEEK_END)
                 text = json.dumps(uids, ensure_ascii=False)
                 file.write(f"{',' if end > 1 else ''}\n{text}]".encode())
+            self._cohorts += 1
         except OSError as error:
             raise self._refusal("cohorts.json", error) from error
 
@@ -131,6 +212,7 @@ class RunRecord:
                 writer.writerows(rows)
                 with path.open("a", encoding="utf-8") as file:
                     file.write(text.getvalue())
+                self._rows[name] += len(rows)
                 return
             writer.writeheader()
             if known:
@@ -141,6 +223,7 @@ class RunRecord:
         except OSError as error:
             raise self._refusal(name, error) from error
         self._columns[name] = columns
+        self._rows[name] += len(rows)
 
     def _write(self, name: str, text: str) -> None:
         try:

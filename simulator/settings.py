@@ -29,6 +29,9 @@ from scheduler.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 from simulator.role_maker import launcher_rank
 
 BAD_USAGE = 2
+# Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
+_NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
+_NO_MEANING |= {"shards", "tune", "shared_memory", "progress"}
 
 
 class Settings(BaseSettings):
@@ -42,6 +45,13 @@ class Settings(BaseSettings):
     data: CliPositionalArg[Path] = Field(description="data folder, with one folder a day (YYYYMMDD)")
     config: Path | None = Field(None, description="YAML file with settings; the command line wins")
     output: Path | None = Field(None, description="folder of the run's record (default: runs/DATE-TIME)")
+
+    resume: Path | None = Field(
+        None, description="go on with the run whose record is in this folder, from its last checkpoint"
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=0, description="rounds between checkpoints (default: one a minute; 0: none)"
+    )
 
     rounds: int = Field(100, ge=0, description="rounds a day")
     mode: Literal["federated", "centralized"] = Field(
@@ -83,6 +93,10 @@ class Settings(BaseSettings):
         True, description="hand parameters over in memory between processes of one machine, instead of streaming them"
     )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
+
+    def meaning(self) -> dict[str, Any]:
+        """The settings that the results of a run depend on, as plain values."""
+        return self.model_dump(mode="json", exclude=set(_NO_MEANING))
 
     def make_sampler(self) -> Sampler:
         """The sampler these settings name."""
@@ -137,11 +151,14 @@ def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySetti
     """As `parse_settings`, raising BadInput."""
     finder = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
+    finder.add_argument("--resume", type=Path)
     try:
-        config = finder.parse_known_args(arguments)[0].config
+        found = finder.parse_known_args(arguments)[0]
     except argparse.ArgumentError as error:
         raise BadInput(str(error)) from error
-    below = {} if config is None else _read_yaml(config, kind)
+    below = _settings_of(found.resume, kind) if found.resume is not None else {}
+    if found.config is not None:
+        below |= _read_yaml(found.config, kind)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -176,6 +193,15 @@ def _parse(kind: type[AnySettings], arguments: Sequence[str], below: dict[str, A
         below = {name: value for name, value in below.items() if name != "data"}
     made = source(_cli_parse_args=list(arguments), _cli_prog_name=Path(sys.argv[0]).name, **below)
     return kind.model_construct(**{name: getattr(made, name) for name in kind.model_fields})
+
+
+def _settings_of(record: Path, kind: type[Settings]) -> dict[str, Any]:
+    """The settings of the run that is resumed; none on a host that does not see its record."""
+    path = record / "config.yaml"
+    if not path.is_file():
+        return {}
+    settings = _read_yaml(path, kind)
+    return {name: value for name, value in settings.items() if name not in ("config", "output", "resume")}
 
 
 def _read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:

@@ -17,16 +17,19 @@ from protos.codec import Tensors, from_bundle, to_bundle
 from protos.errors import BadInput, FLError, NotFound
 from protos.shared_arrays import SharedArrays
 from protos.stubs import tensor_pb2
+from scheduler.checkpoints import Offer
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.rounds import TEST, TRAIN, Rules, Share, Timings
 from scheduler.samplers import NoTestSampler, Round
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.streams import uid_hash
 from simulator import jobs
-from simulator.data_client import owner_of
+from simulator.checkpoint_files import FOLDER, choose, has_segment, read_segment
+from simulator.data_client import DataClient, owner_of
 from simulator.data_server import PrivateSchema, start_data_server
 from simulator.days import DayPlan, list_days, plan_days
 from simulator.loading import deal_files, listing
+from simulator.private_saver import PrivateSaver
 from simulator.record import read_npz, write_npz
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scratch import ScratchFolder
@@ -78,6 +81,9 @@ class Simulation:
         # What went wrong here while the main thread was waiting for something else.
         self.failure: str | None = None
         self._step = 0
+        self._saver: PrivateSaver | None = None
+        # The checkpoint this run goes on from, and who reads which of its files.
+        self._resumed: tuple[Offer, dict[str, int]] | None = None
 
     # -- the run ---------------------------------------------------------------
 
@@ -90,6 +96,8 @@ class Simulation:
         """
         self._start()
         self._join()
+        if self._settings.resume is not None:
+            self._choose_checkpoint()
         self._make_model()
         days = plan_days(
             self.layout.days,
@@ -97,8 +105,12 @@ class Simulation:
             test=not isinstance(self._rules.test_sampler, NoTestSampler),
         )
         self._prepare_reader(days)
-        for day in days:
-            self._play(day)
+        first = self._first_day(days)
+        done = self._step - first * self._rules.rounds
+        for number, day in enumerate(days[first:]):
+            self._play(day, done if number == 0 else 0)
+        if self._saver is not None:
+            self._saver.wait()
         if self._schema.specs():
             self._save_private()
         self._client.exit()
@@ -204,6 +216,7 @@ class Simulation:
         private: Tensors = {}
         if self._leader and init is not None:
             private = self._take_initial(read_npz(init, "--init"), schema)
+        self._schema.set(schema.private)
         told = _schema_text(schema)
         posted = self._client.exchange("model", _join_bytes(told, to_bundle(private).SerializeToString()))
         first_text, first_private = _split_bytes(posted[self._role.simulator_ranks[0]])
@@ -214,10 +227,47 @@ class Simulation:
             )
         if self._leader:
             self._client.update_global_params(self._params.arrays, list(schema.private))
-        self._schema.set(schema.private)
         given = from_bundle(tensor_pb2.TensorBundle.FromString(first_private))
         self.pool.ask_all(jobs.StartPrivate(given))
         self._find_memory(schema)
+        if schema.private:
+            self._keep_private()
+
+    # -- checkpoints -----------------------------------------------------------
+
+    def _choose_checkpoint(self) -> None:
+        """Agrees with the other simulators on the newest checkpoint whose files are all there."""
+        folder, offers = self._output / FOLDER, self._client.get_checkpoints()
+        here = {s.name for s in {s for offer in offers for s in offer.segments} if has_segment(folder, s)}
+        posted = self._client.exchange("checkpoints", json.dumps(sorted(here)).encode())
+        seen = {rank: set(json.loads(names)) for rank, names in posted.items()}
+        self._resumed = choose(offers, seen, folder)
+        self._step = self._resumed[0].step
+        self._client.restore(self._step)
+
+    def _keep_private(self) -> None:
+        """Takes back what a checkpoint knows of private parameters, and gets ready for the next one."""
+        assert self._store is not None
+        folder = self._output / FOLDER
+        if self._resumed is not None:
+            offer, readers = self._resumed
+            addresses = {info.rank: info.data_address for info in self.layout.simulators}
+            client = DataClient(addresses, self._role.rank, self._store)
+            for segment in offer.segments:
+                if readers[segment.name] == self._role.rank:
+                    client.restore_params(read_segment(folder / segment.name))
+            client.close()
+            # Nobody trains before all private parameters are back at their owners.
+            self._client.exchange("restored", b"")
+        self._saver = PrivateSaver(
+            self._store, folder, self._role.rank, self._client.report_segments, self._segment_failed
+        )
+
+    def _segment_failed(self, error: FLError) -> None:
+        """Ends the run for all: a checkpoint that cannot be written would only be missed after a crash."""
+        self.failure = str(error)
+        self.pool.interrupt(error)
+        self.report_failure(f"rank {self._role.rank}: {error}")
 
     def _find_memory(self, schema: jobs.ModelSchema) -> None:
         """Uses the scheduler's memory for the parameters if it is on this machine, else they are streamed."""
@@ -266,22 +316,36 @@ class Simulation:
 
     # -- days --------------------------------------------------------------------
 
-    def _play(self, day: DayPlan) -> None:
-        if self._rules.rounds:
+    def _first_day(self, days: list[DayPlan]) -> int:
+        """The day to begin with: of a run that is resumed, the one of its last round, which may still be to test."""
+        if self._resumed is None:
+            return 0
+        offer, number = self._resumed[0], (self._step - 1) // max(1, self._rules.rounds)
+        there = days[number].date if number < len(days) else "none"
+        if there != offer.date:
+            raise BadInput(
+                f"--resume: the checkpoint is of date {offer.date}, day {number + 1} of the run; the data folder "
+                f"{self._settings.data} has {there} there: give the data the run began with"
+            )
+        return number
+
+    def _play(self, day: DayPlan, done: int) -> None:
+        """Plays a day of which so many rounds are done."""
+        if done < self._rules.rounds:
             self._load(day.date, TRAIN)
         if day.test_date is not None:
             # Now and not after the training: a mistake in it must not cost a day of rounds.
             self._load(day.test_date, TEST)
-        every = self._settings.eval_every if day.test_date is not None else 0
-        first = Round(self._rules.seed, day.date, 1, self._step)
-        shares = SharesAhead(self._client.begin_sample_user_lists, first, self._rules.rounds)
-        for number in range(1, self._rules.rounds + 1):
+        first = Round(self._rules.seed, day.date, done + 1, self._step)
+        shares = SharesAhead(self._client.begin_sample_user_lists, first, self._rules.rounds - done)
+        if done:
+            self._evaluate_after(done, day)
+        for number in range(done + 1, self._rules.rounds + 1):
             self._play_round(Round(self._rules.seed, day.date, number, self._step), shares.take(self._step))
             self._step += 1
-            if every and number % every == 0 and number < self._rules.rounds and day.test_date is not None:
-                self._evaluate(day.test_date)
-        if day.test_date is not None:
-            self._evaluate(day.test_date)
+            self._evaluate_after(number, day)
+        if not self._rules.rounds:
+            self._evaluate_after(0, day)
         # Until here another simulator may need the data and private parameters of a user that is kept here.
         self._client.exchange(f"done/{day.date}", b"")
         for date, split in ((day.date, TRAIN), (day.test_date, TEST)):
@@ -305,6 +369,7 @@ class Simulation:
                 done = self.pool.train_in_turn(at, share)
                 timings = _with(done.timings, pull=pulled)
                 self._client.replace_global_params(at, done.results, lambda: timings, self.params.arrays)
+            self._end_round(at, checkpoint=self._client.end_round(at))
             return
         done = self.pool.train(at, share)
         trained = time.perf_counter()
@@ -314,10 +379,16 @@ class Simulation:
 
         if self._in_memory:
             handles = self.pool.sum_handles if share.uids else []
-            self._client.fedavg_update_in_memory(at, done.results, timings_now(), handles)
+            checkpoint = self._client.fedavg_update_in_memory(at, done.results, timings_now(), handles)
         else:
             sums = self.pool.reduce_sums() if share.uids else {}
-            self._client.fedavg_update(at, done.results, timings_now, sums)
+            checkpoint = self._client.fedavg_update(at, done.results, timings_now, sums)
+        self._end_round(at, checkpoint=checkpoint)
+
+    def _end_round(self, at: Round, *, checkpoint: bool) -> None:
+        """Begins this simulator's part of a checkpoint, if one is made: the state now is the one after the round."""
+        if checkpoint and self._saver is not None:
+            self._saver.begin(at.step + 1)
 
     def _pull(self, step: int) -> float:
         """Has the shared parameters before round `step` where the shards read them; returns seconds."""
@@ -325,6 +396,12 @@ class Simulation:
         if not self._in_memory:
             self._client.get_global_params(step, into=self.params.arrays)
         return time.perf_counter() - began
+
+    def _evaluate_after(self, number: int, day: DayPlan) -> None:
+        """Tests after so many rounds of a day, if that is due."""
+        every, last = self._settings.eval_every, number == self._rules.rounds
+        if day.test_date is not None and (last or bool(every and number % every == 0)):
+            self._evaluate(day.test_date)
 
     def _evaluate(self, date: str) -> None:
         at = Round(self._rules.seed, date, self._step, self._step)

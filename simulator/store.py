@@ -96,6 +96,11 @@ class UserStore:
         with self._env.begin() as txn:
             return txn.get(_KNOWN + _digest(uid)) is not None
 
+    def has_examples(self) -> bool:
+        """Whether any were ever stored."""
+        with self._env.begin() as txn:
+            return next(_scan(txn, _KNOWN), None) is not None
+
     # -- private parameters ---------------------------------------------------------
 
     def put_private(self, uid: str, step: int, payload: bytes) -> None:
@@ -106,8 +111,8 @@ class UserStore:
         """
         with self._writing() as txn:
             key = _PRIVATE + _digest(uid)
-            older = [(s, p) for s, p in _unpack(uid, txn.get(key)) if s < step]
-            txn.put(key, _pack(uid, [*older[-1:], (step, payload)]))
+            versions = {**dict(_unpack(uid, txn.get(key))), step: payload}
+            txn.put(key, _pack(uid, sorted(versions.items())[-2:]))
 
     def get_private(self, uid: str, step: int) -> bytes | None:
         """A user's private parameters as they were before global round `step`."""
@@ -123,6 +128,39 @@ class UserStore:
                 uid = _uid_of(blob)
                 step, payload = _unpack(uid, blob)[-1]
                 yield uid, step, payload
+
+    def restore_private(self, records: Iterable[tuple[str, int, bytes]]) -> int:
+        """Stores (uid, step, parameters) of a checkpoint in one transaction; the newest of a uid wins."""
+        count = 0
+        with self._writing() as txn:
+            for uid, step, payload in records:
+                key = _PRIVATE + _digest(uid)
+                versions = {**dict(_unpack(uid, txn.get(key))), step: payload}
+                txn.put(key, _pack(uid, sorted(versions.items())[-2:]))
+                count += 1
+        return count
+
+    def private_between(self, first: int, end: int) -> Iterator[tuple[str, int, bytes]]:
+        """(uid, step, parameters) of every user as they were before global round `end`.
+
+        Seen as the store is at this moment, however long it takes to go through.
+
+        Args:
+            first: only versions of this round or later; 0 for all.
+            end: the round.
+        """
+        txn = self._env.begin()
+
+        def records() -> Iterator[tuple[str, int, bytes]]:
+            with txn:
+                for _, value in _scan(txn, _PRIVATE):
+                    blob = bytes(value)
+                    uid = _uid_of(blob)
+                    known = [(step, payload) for step, payload in _unpack(uid, blob) if step < end]
+                    if known and known[-1][0] >= first:
+                        yield uid, *known[-1]
+
+        return records()
 
     # -- inside ------------------------------------------------------------------------
 

@@ -1,0 +1,227 @@
+"""A run that was killed and resumed ends as if it had not been, to the bit, on other ranks and shards too."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+
+import psutil
+import pytest
+from running import TINY, kill_all, metrics, params, private, read_until, run, same, start, tree
+from tiny_task import make_data
+
+ARGUMENTS = ["--rounds", 12, "--sample-num", 5, "--eval-every", 5, "--seed", 7, "--lr", 0.3, "--shuffle",
+             "--private", "norm.*", "--train-last-day", "--server-optimizer", "fedadam",
+             "--checkpoint-every", 5]  # fmt: skip
+LAST = 20  # of the 24 rounds of two days, the last with a checkpoint
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    data = make_data(tmp_path_factory.mktemp("data"))
+    output = tmp_path_factory.mktemp("run") / "reference"
+    run(TINY, data, *ARGUMENTS, "--shards", 1, "--output", output, ranks=3)
+    return data, output
+
+
+@pytest.fixture
+def crashed(reference, tmp_path):
+    """The record of a run that was killed after its last checkpoint."""
+    _, expected = reference
+    shutil.copytree(expected, tmp_path / "run")
+    (tmp_path / "run" / "params" / "final.npz").unlink()
+    return tmp_path / "run"
+
+
+def check(output, expected):
+    assert same(params(output), params(expected))
+    mine, theirs = private(output), private(expected)
+    assert set(mine) == set(theirs)
+    assert all(same(mine[uid], theirs[uid]) for uid in theirs)
+    assert metrics(output) == metrics(expected)
+    for name in ("cohorts.json", "per_user.csv"):
+        assert (output / name).read_bytes() == (expected / name).read_bytes()
+    assert same(params(output, "initial"), params(expected, "initial"))
+
+
+def flip(path, at=-100):
+    """Damages one byte."""
+    with path.open("rb+") as file:
+        file.seek(at, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(at, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def checkpoints(output):
+    return output / "checkpoints"
+
+
+# -- going on ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ranks", "more"), [(1, ["--shards", 2]), (2, ["--shards", 3, "--no-shared-memory"])])
+def test_a_resumed_run_ends_as_the_one_that_was_not_stopped(reference, crashed, ranks, more):
+    data, expected = reference
+    done = run(TINY, data, *ARGUMENTS, "--resume", crashed, *more, ranks=ranks)
+    assert f"resumed after round {LAST} of the run" in done.stdout + done.stderr
+    check(crashed, expected)
+
+
+def test_the_folder_alone_says_how_to_go_on(reference, crashed):
+    """The settings are in the record; only what changes no bit may be given anew."""
+    _, expected = reference
+    run(TINY, "--resume", crashed, "--shards", 2)
+    check(crashed, expected)
+    assert "resumed_after_rounds:\n- 20\n" in (crashed / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("mode", ["federated", "centralized"])
+def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, mode):
+    """Rounds 12 and 24 end a day: its test comes after the checkpoint."""
+    data = make_data(tmp_path / "data")
+    common = [*ARGUMENTS, "--mode", mode, "--checkpoint-every", 12, "--server-optimizer", "fedavg"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    run(TINY, data, *common, "--shards", 1, "--output", whole, ranks=2)
+    for step in (24, 12):
+        shutil.rmtree(again, ignore_errors=True)
+        shutil.copytree(whole, again)
+        for path in checkpoints(again).glob("*.ckpt"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+        done = run(TINY, "--resume", again, "--shards", 1, ranks=3)
+        assert f"resumed after round {step} of the run" in done.stdout + done.stderr
+        check(again, whole)
+
+
+def kill_everything(process):
+    """SIGKILL to mpirun, its helpers, all ranks and shards at once."""
+    try:
+        victims = tree(process)
+    except psutil.NoSuchProcess:
+        return
+    for each in victims:
+        try:
+            each.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+    psutil.wait_procs(victims, timeout=20)
+
+
+def survive(reference, output, kills, seed):
+    """Kills the job at random moments, goes on with other ranks and shards, and compares the end."""
+    data, expected = reference
+    chance = random.Random(seed)
+    ranks, shards = 2, 1
+    common = [*ARGUMENTS, "--checkpoint-every", 1]
+    done = 0
+    while done < kills:
+        whole = any(checkpoints(output).glob("*.ckpt"))
+        where = ["--resume", output] if whole else [data, "--output", output]
+        process = start(TINY, *where, *common, "--shards", shards, ranks=ranks)
+        try:
+            read_until(process, "shared parameters")
+            process.communicate(timeout=chance.uniform(0.0, 0.6))
+            assert process.returncode == 0  # it was faster than the moment of its death
+            shutil.rmtree(output)
+        except subprocess.TimeoutExpired:
+            kill_everything(process)
+            done += 1
+        finally:
+            if process.poll() is None:
+                kill_all(process)
+        ranks, shards = chance.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)])
+    if any(checkpoints(output).glob("*.ckpt")):
+        run(TINY, "--resume", output, "--shards", shards, ranks=ranks)
+    else:
+        run(TINY, data, *common, "--output", output, "--shards", shards, ranks=ranks)
+    check(output, expected)
+
+
+def test_a_kill_costs_no_bit(reference, tmp_path):
+    survive(reference, tmp_path / "run", kills=2, seed=1)
+
+
+@pytest.mark.slow
+def test_twenty_kills_cost_no_bit(reference, tmp_path):
+    survive(reference, tmp_path / "run", kills=20, seed=2)
+
+
+# -- what is damaged ---------------------------------------------------------------
+
+
+def newest(output, pattern):
+    return max(checkpoints(output).glob(pattern))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("*.ckpt", flip),
+        ("*.ckpt", lambda path: os.truncate(path, path.stat().st_size // 2)),
+        ("*.ckpt", lambda path: os.truncate(path, 0)),
+        ("*rank1.private", flip),
+        ("*rank2.private", lambda path: path.unlink()),
+    ],
+    ids=["a byte", "half of it", "nothing left", "a private byte", "a private file gone"],
+)
+def test_the_checkpoint_before_a_damaged_one_is_used(reference, crashed, pattern, damage):
+    _, expected = reference
+    path = newest(crashed, pattern)
+    damage(path)
+    done = run(TINY, "--resume", crashed, "--shards", 1, ranks=2)
+    said = done.stdout + done.stderr
+    assert path.name in said
+    assert "left out" in said
+    assert "resumed after round 15 of the run" in said
+    check(crashed, expected)
+
+
+def refused(*arguments, ranks=1):
+    done = run(TINY, *arguments, ranks=ranks, check=False)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_without_a_whole_checkpoint_nothing_is_resumed(crashed):
+    for path in checkpoints(crashed).glob("*.ckpt"):
+        flip(path)
+    assert "there is no whole checkpoint in" in refused("--resume", crashed)
+    shutil.rmtree(checkpoints(crashed))
+    assert "there is no whole checkpoint in" in refused("--resume", crashed)
+    assert (crashed / "metrics.csv").is_file()  # and nothing is lost
+
+
+def test_a_folder_that_is_not_there(reference, tmp_path):
+    data, _ = reference
+    assert "there is no such folder" in refused(data, "--resume", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--seed", 8], "--seed was 7, is 8"),
+        (["--lr", 0.2, "--epochs", 2], "--epochs was 1, is 2; --lr was 0.3, is 0.2"),
+        (["--no-shuffle"], "--shuffle was True, is False"),
+        (["--server-lr", 2], "--server-lr was not given, is 2.0; the server optimizer"),
+    ],
+)
+def test_other_settings_are_refused_by_name(crashed, change, message):
+    before = (crashed / "metrics.csv").read_bytes()
+    assert message in refused("--resume", crashed, *change)
+    assert (crashed / "metrics.csv").read_bytes() == before
+
+
+def test_another_output_is_refused(crashed, tmp_path):
+    assert "a resumed run goes on in" in refused("--resume", crashed, "--output", tmp_path / "other")
+
+
+def test_other_data_is_refused(crashed, tmp_path):
+    data = make_data(tmp_path / "later", days=("20200105", "20200106"))
+    done = run(TINY, data, "--resume", crashed, ranks=2, check=False)
+    assert done.returncode == 1
+    assert "the checkpoint is of date 20200102, day 2 of the run" in done.stderr
