@@ -40,7 +40,18 @@ class Heard:
         self.layouts, self.initial, self.records = [], [], []
         self.on_layout = self.layouts.append
         self.on_initial = self.initial.append
-        self.on_record = self.records.append
+        self._more = threading.Condition()
+
+    def on_record(self, record):
+        with self._more:
+            self.records.append(record)
+            self._more.notify_all()
+
+    def told(self, count):
+        """The records, once there are so many: they come in a thread of their own."""
+        with self._more:
+            assert self._more.wait_for(lambda: len(self.records) >= count, WAIT)
+            return list(self.records)
 
 
 def info(rank):

@@ -81,12 +81,12 @@ def test_a_whole_round(ready):
     assert soon(one.get_global_params, 0)["w"].tolist() == [1.0, 2.0]
     later = background(one.get_global_params, 1)  # waits for the round
     times = Timings(0.5, 1.0, 0.25, 0.0)
-    soon(one.fedavg_update, at(), [result("a", loss=(8.0, 4.0))], lambda: times, grid(4, 0))
+    background(one.fedavg_update, at(), [result("a", loss=(8.0, 4.0))], lambda: times, grid(4, 0))
     assert not ready.heard.records
     soon(two.fedavg_update, at(), [result("b"), result("c", top1=(1.0, 2.0))], lambda: NO_TIME, grid(-2, 6))
     assert later.result(WAIT)["w"].tolist() == [1.5, 3.5]
 
-    (record,) = ready.heard.records
+    (record,) = ready.heard.told(1)
     assert (record.phase, record.at) == ("train", at())
     assert [r.uid for r in record.results] == list(PLAN[0])
     assert record.results[1] == UserResult("a", 4, 4.0, {"loss": (8.0, 4.0)})
@@ -127,7 +127,7 @@ def test_memory_that_is_not_what_was_told_is_refused_and_the_round_goes_on(ready
         handle = dataclasses.replace(memory.handle(), **wrong)
         with pytest.raises(NotFound):
             soon(one.fedavg_update_in_memory, at(), [result("a")], NO_TIME, [handle])
-    soon(one.fedavg_update, at(), [result("a")], lambda: NO_TIME, grid(4, 0))
+    background(one.fedavg_update, at(), [result("a")], lambda: NO_TIME, grid(4, 0))
     soon(two.fedavg_update, at(), [result("b"), result("c")], lambda: NO_TIME, grid(-2, 6))
     assert soon(two.get_global_params, 1)["w"].tolist() == [1.5, 3.5]
 
@@ -142,7 +142,7 @@ def test_a_round_without_federation():
         new, results = {"w": np.array([3.0, 4.0], np.float32)}, [result(uid) for uid in PLAN[0]]
         soon(run.clients[0].replace_global_params, at(), results, lambda: NO_TIME, new)
         assert soon(run.clients[1].get_global_params, 1)["w"].tolist() == [3.0, 4.0]
-        assert len(run.heard.records) == 1
+        assert len(run.heard.told(1)) == 1
     finally:
         run.close()
 
@@ -159,7 +159,7 @@ def test_an_evaluation_of_more_users_than_a_message_holds(ready):
         return client.update_test_metrics(when, [UserResult(u, 1, 0.0, {"top1": (0.5, 1.0)}) for u in uids], NO_TIME)
 
     assert ready.both(evaluate) == [(10_003, {"top1": (5001.5, 10_003.0)})] * 2
-    assert [r.uid for r in ready.heard.records[0].results] == sorted(counts)
+    assert [r.uid for r in ready.heard.told(1)[0].results] == sorted(counts)
 
 
 # -- tensors -----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from protos.channel import make_channel
 from protos.codec import tensor_chunks
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
+from scheduler.aggregation import Sums
 from scheduler.messages import (
     ReportReader,
     counts_from_messages,
@@ -34,7 +35,8 @@ def run():
     soon(made.clients[0].update_global_params, {"w": np.array([1.0, 2.0], np.float32)}, ["mine"])
     made.both(lambda client, rank: client.update_user_inst_num(DAY, "train", COUNTS if rank == 1 else {}))
     made.both(lambda client, _: client.sample_user_list(at()))
-    soon(made.clients[0].fedavg_update, at(), [result("a")], lambda: NO_TIME, grid(4, 0))
+    # Not by its client, which would wait for the end of the round.
+    made.coordinator.push(1, at(), [result("a")], NO_TIME, [Sums.whole(grid(4, 0))])
     yield made
     made.close()
 

@@ -150,7 +150,10 @@ def test_the_data_folder_may_come_from_the_file_too(tmp_path):
         ("sampler: best\n", "--sampler 'best': input should be 'uniform', 'hash' or 'fixed'"),
         ("private: a\n", "--private 'a': input should be a valid tuple"),
         ("lr: 0\nsample_num: 0\n", "--sample-num 0: input should be greater than or equal to 1; --lr 0: input"),
-        ("bogus: 1\n", "settings.yaml: unknown setting 'bogus'; known are data, config, output, rounds, mode"),
+        (
+            "bogus: 1\n",
+            "settings.yaml: unknown setting 'bogus'; known are data, config, output, resume",
+        ),
         ("- rounds\n", "settings.yaml: expected settings as name: value"),
         ("settings: 3\n", "settings.yaml: expected settings as name: value"),
         ("settings:\n- 3\n", "settings.yaml: expected settings as name: value"),
