@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import socket
 import sys
 import threading
@@ -17,6 +16,7 @@ import numpy as np
 
 from protos.certificates import Credentials, certify, make_key
 from simulator.addresses import LOOPBACK, choose_address, own_addresses, place
+from simulator.launcher import end_launcher_later, leave_with
 
 logger = logging.getLogger(__name__)
 
@@ -160,12 +160,14 @@ class FLSimRoleMaker:
 
         self._comm = None
         MPI.Finalize()
-        _leave_with(os.getppid())
+        leave_with(os.getppid())
 
     def leave(self, code: int) -> None:
         """Ends this process, and never hangs."""
         for output in (sys.stdout, sys.stderr):
             output.flush()
+        if code and self.spans_hosts:
+            end_launcher_later(_PATIENCE)
         if self._comm is not None:
             last = threading.Timer(_PATIENCE, os._exit, (code or 1,))
             last.daemon = True
@@ -198,16 +200,3 @@ def _unname_shared_memory() -> None:
                 target = entry.readlink()
                 if target.parent == Path("/dev/shm") and target.name.startswith("mpich_shm"):
                     target.unlink()
-
-
-def _leave_with(parent: int) -> None:
-    """Ends this process when its launcher dies: nobody else would."""
-    if not hasattr(os, "pidfd_open"):
-        return
-    handle = os.pidfd_open(parent)
-
-    def watch() -> None:
-        select.select([handle], [], [])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="launcher", daemon=True).start()
