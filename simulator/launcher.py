@@ -26,18 +26,18 @@ def leave_with(parent: int) -> None:
     threading.Thread(target=watch, name="launcher", daemon=True).start()
 
 
-def end_launcher_later(seconds: float) -> None:
-    """Has the launcher ended if it still runs in a while, should it be on this machine.
+def end_launcher_later(seconds: float) -> subprocess.Popen[bytes] | None:
+    """Has the launcher ended if it still runs in a while, should it be on this machine; returns who waits.
 
     A launcher waits for all ranks.  MPICH's never notices that a host is cut off, so it
     would wait for the ranks there for ever, though all have ended.
     """
     found = find_launcher(os.getppid())
     if found is None:
-        return
+        return None
     pid, name = found
     # The launcher ends this process and its group first; and its output may not be held open.
-    subprocess.Popen(
+    return subprocess.Popen(
         ["/bin/sh", "-c", _END_LATER, "sh", str(seconds), str(pid), name],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
