@@ -105,13 +105,12 @@ def listening(hosts, number, everything):
     """Addresses that Python processes of a host listen on; the launcher has sockets of its own."""
     shown = hosts.run_on(number, "ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes")
     pids = {each.pid for each in everything if "tiny_task" in " ".join(each.cmdline())}
-    lines = [line.split() for line in shown.splitlines()]
-    # gRPC's sockets show an IPv4 address in IPv6's clothes.
-    return [
-        re.sub(r"^\[::ffff:(.+)\]", r"\1", words[3])
-        for words in lines
-        if pids & set(map(int, re.findall(r"pid=(\d+)", words[-1])))
-    ]
+    found = []
+    for words in map(str.split, shown.splitlines()):
+        if pids & set(map(int, re.findall(r"pid=(\d+)", words[-1]))):
+            # gRPC's sockets show an IPv4 address in IPv6's clothes.
+            found.append(re.sub(r"^\[::ffff:(.+)\]", r"\1", words[3]))
+    return found
 
 
 def test_only_the_hosts_of_the_run_are_let_in(hosts, hanging, scratch):
