@@ -23,6 +23,7 @@ class Hosts:
         self.prefix = f"flsim{os.getpid()}"
         self.switch = f"{self.prefix}-switch"
         self.numbers = (1, 2, 3)
+        self.hostfile = folder / "hosts"
         self.launch = folder / "launch.sh"
         self.launch.write_text(LAUNCH.replace("PREFIX", self.prefix), encoding="utf-8")
         self.launch.chmod(0o755)
@@ -73,11 +74,12 @@ class Hosts:
         whole = ["ip", "netns", "exec", self.namespace(number), *command]
         return subprocess.run(whole, check=True, capture_output=True, text=True, timeout=30).stdout
 
-    def mpirun(self) -> list[str]:
-        """Begins a command line that starts a rank on each host."""
-        hosts = ",".join(f"{NETWORK}.{number}" for number in self.numbers)
+    def mpirun(self, hostfile: str = "") -> list[str]:
+        """Begins a command line that starts three ranks: one on each host, or as a hostfile says."""
+        hosts = hostfile or "\n".join(f"{NETWORK}.{number}:1" for number in self.numbers)
+        self.hostfile.write_text(hosts, encoding="utf-8")
         start = ["mpirun", "-launcher", "ssh", "-launcher-exec", str(self.launch), "-iface", "switch"]
-        return [*self.outside(), *start, "-hosts", hosts, "-np", str(len(self.numbers))]
+        return [*self.outside(), *start, "-np", str(len(self.numbers)), "--hostfile", str(self.hostfile)]
 
 
 def ip(*arguments: str) -> None:

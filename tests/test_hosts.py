@@ -61,9 +61,17 @@ def alone(hosts, data, tmp_path_factory):
 
 
 # Namespaces of one machine share its memory, real hosts do not: both ways must hold.
-@pytest.mark.parametrize("memory", ["--no-shared-memory", "--shared-memory"])
-def test_three_hosts_give_the_bits_of_one(hosts, data, alone, tmp_path, memory):
-    done = run(TINY, data, *RUN, memory, "--output", tmp_path, mpirun=hosts.mpirun())
+@pytest.mark.parametrize(
+    ("hostfile", "memory"),
+    [
+        pytest.param("", "--no-shared-memory", id="a rank each"),
+        pytest.param("", "--shared-memory", id="that share memory"),
+        # As the README has it: the scheduler shares the first host with a simulator.
+        pytest.param(f"{NETWORK}.1:2\n{NETWORK}.2:1", "--no-shared-memory", id="two ranks on the first"),
+    ],
+)
+def test_several_hosts_give_the_bits_of_one(hosts, data, alone, tmp_path, hostfile, memory):
+    done = run(TINY, data, *RUN, memory, "--output", tmp_path, mpirun=hosts.mpirun(hostfile))
     assert "2 simulators, 2 shards, 2 hosts" in done.stdout
     assert same(params(tmp_path), params(alone))
     assert metrics(tmp_path) == metrics(alone)

@@ -22,13 +22,17 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHANCE = 0.25  # of the README's task, with four classes
 # Programs that a reader runs but that this project does not make: their options, by name.
-FOREIGN_OPTIONS = {"mpirun": {"--hostfile", "--map-by", "--bind-to"}, "srun": {"--mpi"}}
-# Lines of the error table that come from Python, argparse or mpi4py.
+FOREIGN_OPTIONS = {
+    "mpirun": {"--hostfile", "--bind-to"},
+    "srun": {"--mpi", "--nodes", "--ntasks", "--distribution", "--exclusive", "--cpu-bind", "--overcommit"},
+}
+# Lines of the error table that come from Python, argparse, mpi4py or gRPC.
 FOREIGN_LINES = {
     "the following arguments are required: DATA",
     "ModuleNotFoundError: No module named 'reader'",
     "ImportError: cannot import name 'TrainerBase' from partially initialized module 'trainer'",
     "RuntimeError: cannot load MPI library",
+    "Handshake failed with error SSL_ERROR_SSL",
 }
 
 
