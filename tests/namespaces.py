@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ NETWORK = "10.77.0"
 LAUNCH = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 host=${1##*.}; shift
-exec ip netns exec PREFIX-$host unshare --uts sh -c "hostname node$host; $*"
+exec ip netns exec PREFIX-$host unshare --uts sh -c \
+    "hostname node$host; [ ! -d FOLDER/disk$host ] || mount --bind FOLDER/disk$host FOLDER/disk; $*"
 """
 
 
@@ -23,9 +26,10 @@ class Hosts:
         self.prefix = f"flsim{os.getpid()}"
         self.switch = f"{self.prefix}-switch"
         self.numbers = (1, 2, 3)
+        self.folder = folder
         self.hostfile = folder / "hosts"
         self.launch = folder / "launch.sh"
-        self.launch.write_text(LAUNCH.replace("PREFIX", self.prefix), encoding="utf-8")
+        self.launch.write_text(LAUNCH.replace("PREFIX", self.prefix).replace("FOLDER", str(folder)), encoding="utf-8")
         self.launch.chmod(0o755)
 
     def set_up(self) -> None:
@@ -68,6 +72,18 @@ class Hosts:
     def outside(self) -> list[str]:
         """Begins a command that runs on the network of the hosts, but on none of them."""
         return ["ip", "netns", "exec", self.switch]
+
+    @contextlib.contextmanager
+    def own_disks(self) -> Iterator[tuple[Path, dict[int, Path]]]:
+        """A path that is another folder on every host; gives it and those folders by number of the host."""
+        folders = {number: self.folder / f"disk{number}" for number in self.numbers}
+        for folder in (disk := self.folder / "disk", *folders.values()):
+            folder.mkdir()
+        try:
+            yield disk, folders
+        finally:
+            for folder in (disk, *folders.values()):
+                shutil.rmtree(folder)
 
     def run_on(self, number: int, *command: str) -> str:
         """Runs a command on a host; returns its output."""

@@ -1,6 +1,7 @@
 """A run on three hosts with addresses of their own: the same bits, nobody from outside, an end when one is cut off."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,18 @@ def test_several_hosts_give_the_bits_of_one(hosts, data, alone, tmp_path, hostfi
     mine, theirs = private(tmp_path), private(alone)
     assert set(mine) == set(theirs) != set()
     assert all(same(mine[uid], theirs[uid]) for uid in mine)
+
+
+def test_hosts_with_files_of_their_own_give_the_bits_of_one_disk(hosts, data, alone, tmp_path):
+    with hosts.own_disks() as (disk, folders):
+        for number, file in ((2, 0), (3, 1)):
+            for path in data.glob(f"*/*_{file}.json"):
+                (folders[number] / path.parent.name).mkdir(exist_ok=True)
+                shutil.copy(path, folders[number] / path.parent.name)
+        run(TINY, disk, *RUN, "--no-shared-memory", "--output", tmp_path, mpirun=hosts.mpirun())
+        assert list(disk.iterdir()) == []
+    assert same(params(tmp_path), params(alone))
+    assert metrics(tmp_path) == metrics(alone)
 
 
 @pytest.mark.slow
@@ -164,7 +177,12 @@ def test_an_interface_that_a_host_lacks_is_said_before_anything_starts(hosts, da
     ("number", "named"),
     [
         pytest.param(3, r"^rank [01]: .*\brank 2\b.* (is gone|does not answer)", id="a simulator"),
-        pytest.param(1, r"^rank [12]: .*the scheduler \(rank 0\) at \S+ does not answer", id="the scheduler"),
+        pytest.param(
+            1,
+            r"^rank [12]: .*the scheduler \(rank 0\) at \S+ does not answer",
+            id="the scheduler",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_host_that_is_cut_off_ends_the_run(hosts, hanging, tmp_path, number, named):
