@@ -2,13 +2,15 @@
 
 import datetime
 import pickle
+import threading
 
 import grpc
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from scheduler_run import WAIT, Heard
+from scheduler_run import WAIT, Heard, background
 
 from protos.certificates import NAME, Credentials, certify, make_key
 from protos.channel import Caller, join_address, make_channel, make_server
@@ -21,8 +23,10 @@ from scheduler.samplers import AllTestSampler, FixedSampler
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.scheduler_server import start_scheduler_server
 from scheduler.server_optimizers import FedAvg
+from simulator.addresses import Address
 from simulator.data_client import DataClient
 from simulator.data_server import PrivateSchema, start_data_server
+from simulator.role_maker import FLSimRoleMaker
 from simulator.store import UserStore
 
 
@@ -139,6 +143,95 @@ def test_a_data_server_lets_only_ranks_of_the_run_in(ranks, strangers, tmp_path)
         client.close()
     assert server.stop(0).wait(WAIT)
     store.close()
+
+
+# -- how the ranks get theirs -----------------------------------------------------------
+
+
+class Comm:
+    """A communicator between threads; keeps all that went through it."""
+
+    def __init__(self, rank, shared):
+        self.rank, self.shared = rank, shared
+
+    def Get_rank(self):  # noqa: N802
+        return self.rank
+
+    def Get_size(self):  # noqa: N802
+        return self.shared.size
+
+    def Allgather(self, mine, into):  # noqa: N802
+        into[:] = np.concatenate(self.shared.meet(self.rank, mine))
+
+    def Allgatherv(self, mine, into):  # noqa: N802
+        into[0][:] = np.concatenate(self.shared.meet(self.rank, mine))
+        assert [len(part) for part in self.shared.last] == list(into[1])
+
+    def Bcast(self, buffer, root):  # noqa: N802
+        buffer[:] = self.shared.meet(self.rank, buffer)[root]
+
+
+class Meeting:
+    """Where the threads of a `Comm` meet."""
+
+    def __init__(self, size):
+        self.size, self.seen = size, b""
+        self._here, self._barrier = {}, threading.Barrier(size)
+
+    def meet(self, rank, mine):
+        self._here[rank] = mine.copy()
+        if self._barrier.wait(WAIT) == 0:
+            self.last = [self._here[each] for each in range(self.size)]
+            self.seen += b"".join(part.tobytes() for part in self.last)
+        self._barrier.wait(WAIT)
+        return self.last
+
+
+def start_rank(rank, meeting, interface=None):
+    role = FLSimRoleMaker(Comm(rank, meeting))
+    role.prepare_network(interface)
+    role.secure()
+    return role
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """Sets which ranks are in which place, and that each has one address."""
+
+    def put(*names):
+        left = iter(names)
+        monkeypatch.setattr("simulator.role_maker.place", lambda: next(left))
+        monkeypatch.setattr("simulator.role_maker.own_addresses", lambda: [Address("eth0", "192.0.2.1")])
+
+    return put
+
+
+def test_ranks_on_several_hosts_get_certificates_and_keep_their_keys(places):
+    places("a", "b", "b")
+    meeting = Meeting(3)
+    futures = [background(start_rank, rank, meeting) for rank in range(3)]
+    roles = [future.result(WAIT) for future in futures]
+    assert [role.listen_address() for role in roles] == ["192.0.2.1"] * 3
+    door = Door()
+    server, address = make_server(
+        lambda server: server.add_generic_rpc_handlers((door,)), "127.0.0.1", 2, roles[0].credentials
+    )
+    for role in roles:
+        assert call(make_channel(address, role.credentials)) == b"hello"
+        # No private key went over the network.
+        assert role.credentials.key.splitlines()[1] not in meeting.seen
+    assert b"PRIVATE" not in meeting.seen
+    assert meeting.seen.count(b"BEGIN PUBLIC KEY") == 3
+    assert len({role.credentials.key for role in roles}) == 3
+    assert server.stop(0).wait(WAIT)
+
+
+def test_ranks_on_one_host_need_none(places):
+    places("a", "a")
+    meeting = Meeting(2)
+    futures = [background(start_rank, rank, meeting, "eth0") for rank in range(2)]
+    roles = [future.result(WAIT) for future in futures]
+    assert [(role.credentials, role.listen_address()) for role in roles] == [(None, "127.0.0.1")] * 2
 
 
 # -- in the clear on loopback only ---------------------------------------------------
