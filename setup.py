@@ -40,6 +40,7 @@ setup(
         "protobuf>=4.25",
         "mpi4py>=4.0",
         "numpy>=1.26",
+        "cryptography>=42",  # certificates of a run on several hosts
         "lmdb>=1.4",  # the store of examples and private parameters that all shards of a machine read
         "orjson>=3.9",  # LEAF's files parse several times faster than with json
         "pydantic-settings>=2.6",  # settings from the command line and YAML, checked before anything starts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
+from protos.certificates import NAME, Credentials
 from protos.errors import FLError, from_rpc
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,17 @@ _SERVER = [
 Result = TypeVar("Result")
 
 
-def make_server(register: Callable[[grpc.Server], None], host: str, threads: int) -> tuple[grpc.Server, str]:
+def make_server(
+    register: Callable[[grpc.Server], None], host: str, threads: int, credentials: Credentials | None = None
+) -> tuple[grpc.Server, str]:
     """Starts a server on a free port.
 
     Args:
         register: adds the servicers.
         host: address to listen on, such as 127.0.0.1.
         threads: calls that may be under way at once; a call that waits holds one.
+        credentials: of this rank: peers without a certificate of the same run are refused
+            before any method is reached.  None for loopback only, where nobody else can reach.
 
     Returns:
         The started server and the address that was bound, "host:port".
@@ -50,20 +56,41 @@ def make_server(register: Callable[[grpc.Server], None], host: str, threads: int
     Raises:
         FLError: the address cannot be bound.
     """
+    _check_plain(host, credentials)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
     server = grpc.server(pool, options=_SERVER)
     register(server)
     try:
-        port = server.add_insecure_port(f"{host}:0")
+        if credentials is None:
+            port = server.add_insecure_port(join_address(host, 0))
+        else:
+            pair = (credentials.key, credentials.certificate)
+            secured = grpc.ssl_server_credentials([pair], credentials.ca, require_client_auth=True)
+            port = server.add_secure_port(join_address(host, 0), secured)
     except RuntimeError as error:
         raise FLError(f"cannot listen on {host}: {error}") from error
     server.start()
-    return server, f"{host}:{port}"
+    return server, join_address(host, port)
 
 
-def make_channel(address: str) -> grpc.Channel:
-    """A channel to `address` ("host:port")."""
-    return grpc.insecure_channel(address, options=_COMMON)
+def make_channel(address: str, credentials: Credentials | None = None) -> grpc.Channel:
+    """A channel to `address` ("host:port"); without credentials on loopback only."""
+    if credentials is None:
+        _check_plain(address.rpartition(":")[0].strip("[]"), credentials)
+        return grpc.insecure_channel(address, options=_COMMON)
+    secured = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
+    # The run's authority vouches for the peer, whatever its address.
+    return grpc.secure_channel(address, secured, options=[*_COMMON, ("grpc.ssl_target_name_override", NAME)])
+
+
+def join_address(host: str, port: int) -> str:
+    """Host and port as one address; IPv6 goes in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check_plain(host: str, credentials: Credentials | None) -> None:
+    if credentials is None and not ipaddress.ip_address(host).is_loopback:
+        raise FLError(f"{host} is not loopback: others could reach it, so it needs credentials")
 
 
 def answering(on_crash: Callable[[BaseException], None]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
@@ -121,10 +148,11 @@ class Caller:
     Args:
         address: "host:port" of the peer.
         peer: what to call it in messages, such as "the scheduler".
+        credentials: of this rank, None on loopback.
     """
 
-    def __init__(self, address: str, peer: str) -> None:
-        self.channel = make_channel(address)
+    def __init__(self, address: str, peer: str, credentials: Credentials | None = None) -> None:
+        self.channel = make_channel(address, credentials)
         self.peer = f"{peer} at {address}"
 
     def call(self, method: Callable[..., Result], request: Any, timeout: float | None = None) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from protos.certificates import Credentials
 from protos.channel import Caller
 from protos.codec import Array, Tensors, assemble, tensor_chunks
 from protos.errors import FLError
@@ -42,10 +43,11 @@ class SchedulerClient:
     Args:
         address: the scheduler's "host:port".
         rank: of this simulator.
+        credentials: of this simulator, None on loopback.
     """
 
-    def __init__(self, address: str, rank: int) -> None:
-        self._caller = Caller(address, "the scheduler (rank 0)")
+    def __init__(self, address: str, rank: int, credentials: Credentials | None = None) -> None:
+        self._caller = Caller(address, "the scheduler (rank 0)", credentials)
         self._stub = pb_grpc.SchedulerServerStub(self._caller.channel)
         self._rank = rank
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from protos.certificates import Credentials
 from protos.channel import answering, make_server, streaming
 from protos.codec import TensorAssembler, tensor_chunks
 from protos.errors import BadInput
@@ -39,13 +40,16 @@ logger = logging.getLogger(__name__)
 THREADS_PER_SIMULATOR = 6
 
 
-def start_scheduler_server(coordinator: Coordinator, host: str, simulators: int) -> tuple[grpc.Server, str]:
+def start_scheduler_server(
+    coordinator: Coordinator, host: str, simulators: int, credentials: Credentials | None = None
+) -> tuple[grpc.Server, str]:
     """Starts the scheduler's server; returns it and its address."""
     servicer = SchedulerServicer(coordinator)
     return make_server(
         lambda server: pb_grpc.add_SchedulerServerServicer_to_server(servicer, server),
         host,
         threads=THREADS_PER_SIMULATOR * simulators + 4,
+        credentials=credentials,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from protos.certificates import Credentials
 from protos.channel import Caller
 from protos.codec import Array, Tensors, assemble, from_bundle, tensor_chunks, to_bundle
 from protos.errors import NotFound
@@ -30,13 +31,17 @@ class DataClient:
         addresses: of the data servers, by rank of the simulator.
         rank: of the simulator this process belongs to.
         store: of that simulator.
+        credentials: of that simulator, None on loopback.
     """
 
-    def __init__(self, addresses: Mapping[int, str], rank: int, store: UserStore) -> None:
+    def __init__(
+        self, addresses: Mapping[int, str], rank: int, store: UserStore, credentials: Credentials | None = None
+    ) -> None:
         self._addresses = dict(sorted(addresses.items()))
         self._ranks = tuple(self._addresses)
         self._rank = rank
         self._store = store
+        self._credentials = credentials
         self._callers: dict[int, tuple[Caller, pb_grpc.DataServerStub]] = {}
 
     def owner(self, uid: str) -> int:
@@ -138,7 +143,7 @@ class DataClient:
 
     def _peer(self, rank: int) -> tuple[Caller, pb_grpc.DataServerStub]:
         if rank not in self._callers:
-            caller = Caller(self._addresses[rank], f"the data server of rank {rank}")
+            caller = Caller(self._addresses[rank], f"the data server of rank {rank}", self._credentials)
             self._callers[rank] = (caller, pb_grpc.DataServerStub(caller.channel))
         return self._callers[rank]
 

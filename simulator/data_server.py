@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from protos.certificates import Credentials
 from protos.channel import answering, make_server, streaming
 from protos.codec import Tensors, TensorSpec, assemble, from_bundle, tensor_chunks, to_bundle
 from protos.errors import BadInput, NotFound, WrongState
@@ -66,6 +67,7 @@ def start_data_server(
     host: str,
     on_crash: Callable[[BaseException], None],
     threads: int = 8,
+    credentials: Credentials | None = None,
 ) -> tuple[grpc.Server, str]:
     """Starts a data server; returns it and its address.
 
@@ -76,9 +78,12 @@ def start_data_server(
         host: address to listen on.
         on_crash: told of unforeseen exceptions.
         threads: calls under way at once.
+        credentials: of this simulator, None on loopback.
     """
     servicer = DataServicer(store, schema, owns, on_crash)
-    return make_server(lambda server: pb_grpc.add_DataServerServicer_to_server(servicer, server), host, threads)
+    return make_server(
+        lambda server: pb_grpc.add_DataServerServicer_to_server(servicer, server), host, threads, credentials
+    )
 
 
 class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]

@@ -143,6 +143,7 @@ class SimulationFramework:
             problem = self._role.problem
             if self._reader is None or self._trainer is None:
                 raise FLError("set_reader and set_trainer come before run")
+            self._role.prepare_network(self._settings.interface)
             self._rules = self._make_rules()
             if self.is_simulator():
                 list_days(self._settings.data)
@@ -170,6 +171,7 @@ class SimulationFramework:
     def _open(self) -> None:
         """Starts the scheduler's server on rank 0 and tells all where it is."""
         assert self._rules is not None, "_check makes the rules"
+        self._role.secure()
         told: Any = None
         if self.is_scheduler():
             settings = self._settings
@@ -227,7 +229,7 @@ class _SchedulerService:
         self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule)
         self._server: grpc.Server
         self._server, self.address = start_scheduler_server(
-            self.coordinator, role.listen_address(), len(role.simulator_ranks)
+            self.coordinator, role.listen_address(), len(role.simulator_ranks), role.credentials
         )
 
     # -- Listener ------------------------------------------------------------------

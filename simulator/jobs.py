@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from protos.certificates import Credentials
 from protos.codec import Tensors, TensorSpec
 from protos.shared_arrays import MemoryHandle
 from scheduler.metrics import UserResult
@@ -47,9 +48,10 @@ class ShardSettings:
 
 @dataclass(frozen=True)
 class Connect:
-    """The data servers of the run."""
+    """The data servers of the run, and what opens their doors: over the pipe, so that it is nowhere else to be seen."""
 
     addresses: Mapping[int, str]
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True)

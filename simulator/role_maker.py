@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-import select
 import socket
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
-from protos.errors import FLError
+import numpy as np
+
+from protos.certificates import Credentials, certify, make_key
+from simulator.addresses import LOOPBACK, choose_address, own_addresses, place
+from simulator.launcher import end_launcher_later, leave_with
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
 # Set by the launchers of MPICH, Open MPI and Slurm in every rank.
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 # How long the other ranks get to end MPI together with this one.
@@ -58,7 +61,13 @@ class FLSimRoleMaker:
                 "try srun --mpi=pmi2 or --mpi=pmix"
             )
         self.host = socket.gethostname()
-        self.hosts: list[str] = self._gather(self.host)
+        told = self._gather([self.host, place()])
+        self.hosts: list[str] = [host for host, _ in told]
+        self._places: list[str] = [where for _, where in told]
+        self._address = LOOPBACK
+        self._key: tuple[bytes, bytes] | None = None
+        # What opens the other ranks' doors; None while all are on one host.
+        self.credentials: Credentials | None = None
         if comm is not None:
             _unname_shared_memory()
 
@@ -70,7 +79,12 @@ class FLSimRoleMaker:
     @property
     def simulators_here(self) -> int:
         """Simulators on this machine."""
-        return sum(self.hosts[rank] == self.host for rank in self.simulator_ranks)
+        return sum(self._places[rank] == self._places[self.rank] for rank in self.simulator_ranks)
+
+    @property
+    def spans_hosts(self) -> bool:
+        """Whether some ranks cannot reach others over loopback."""
+        return len(set(self._places)) > 1
 
     def is_scheduler(self) -> bool:
         """Whether this rank is the global scheduler."""
@@ -80,18 +94,54 @@ class FLSimRoleMaker:
         """Whether this rank is a simulator."""
         return self.rank in self.simulator_ranks
 
+    def prepare_network(self, interface: str | None) -> None:
+        """Finds this rank's address, and makes its key if the run spans hosts.
+
+        Args:
+            interface: name, address or network to choose by; None for the default.
+
+        Raises:
+            FLError: there is no such address, or cryptography is missing.
+        """
+        if interface is None and not self.spans_hosts:
+            return
+        address = choose_address(interface, self.host, own_addresses())
+        if self.spans_hosts:
+            self._address, self._key = address, make_key()
+
+    def secure(self) -> None:
+        """Gets all ranks of a run that spans hosts their certificates; comes after `prepare_network`, on all."""
+        if self._key is None:
+            return
+        private, public = self._key
+        public_keys = [text.encode() for text in self._gather(public.decode())]
+        made = None
+        if self.is_scheduler():
+            ca, certificates = certify(public_keys)
+            made = [ca.decode(), [certificate.decode() for certificate in certificates]]
+        ca_text, texts = self.share(made)
+        self.credentials = Credentials(ca_text.encode(), texts[self.rank].encode(), private)
+        self._key = None
+
     def listen_address(self) -> str:
-        """The address servers of this rank listen on: loopback unless the run spans machines."""
-        if len(set(self.hosts)) == 1:
-            return LOOPBACK
-        try:
-            return socket.gethostbyname(self.host)
-        except OSError as error:
-            raise FLError(f"host {self.host} has no address: {error}; add it to /etc/hosts") from error
+        """The address servers of this rank listen on: loopback unless the run spans hosts."""
+        return self._address
 
     def share(self, value: Any) -> Any:
-        """What rank 0 gives, on every rank.  Only for the start: an MPI call that waits burns a core."""
-        return value if self._comm is None else self._comm.bcast(value, root=0)
+        """What rank 0 gives (anything that JSON holds), on every rank.
+
+        Only for the start: an MPI call that waits burns a core.
+        """
+        if self._comm is None:
+            return value
+        # As JSON and not by mpi4py's own way, which would unpickle what came from another host.
+        raw = np.frombuffer(json.dumps(value).encode(), np.uint8).copy()
+        size = np.array([raw.size], np.int64)
+        self._comm.Bcast(size, root=0)
+        if not self.is_scheduler():
+            raw = np.empty(size[0], np.uint8)
+        self._comm.Bcast(raw, root=0)
+        return json.loads(raw.tobytes())
 
     def agree(self, problem: str | None) -> str | None:
         """The problem of the lowest rank that has one, on every rank."""
@@ -110,12 +160,14 @@ class FLSimRoleMaker:
 
         self._comm = None
         MPI.Finalize()
-        _leave_with(os.getppid())
+        leave_with(os.getppid())
 
     def leave(self, code: int) -> None:
         """Ends this process, and never hangs."""
         for output in (sys.stdout, sys.stderr):
             output.flush()
+        if code and self.spans_hosts:
+            end_launcher_later(_PATIENCE)
         if self._comm is not None:
             last = threading.Timer(_PATIENCE, os._exit, (code or 1,))
             last.daemon = True
@@ -124,7 +176,16 @@ class FLSimRoleMaker:
         os._exit(code)
 
     def _gather(self, value: Any) -> list[Any]:
-        return [value] if self._comm is None else self._comm.allgather(value)
+        """What each rank gives (anything that JSON holds), on every rank."""
+        if self._comm is None:
+            return [value]
+        raw = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        sizes = np.empty(self.size, np.int64)
+        self._comm.Allgather(np.array([raw.size], np.int64), sizes)
+        gathered = np.empty(sizes.sum(), np.uint8)
+        self._comm.Allgatherv(raw, [gathered, sizes])
+        ends = np.cumsum(sizes)
+        return [json.loads(gathered[end - size : end].tobytes()) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _unname_shared_memory() -> None:
@@ -139,16 +200,3 @@ def _unname_shared_memory() -> None:
                 target = entry.readlink()
                 if target.parent == Path("/dev/shm") and target.name.startswith("mpich_shm"):
                     target.unlink()
-
-
-def _leave_with(parent: int) -> None:
-    """Ends this process when its launcher dies: nobody else would."""
-    if not hasattr(os, "pidfd_open"):
-        return
-    handle = os.pidfd_open(parent)
-
-    def watch() -> None:
-        select.select([handle], [], [])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="launcher", daemon=True).start()

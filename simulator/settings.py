@@ -31,7 +31,7 @@ from simulator.role_maker import launcher_rank
 BAD_USAGE = 2
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
-_NO_MEANING |= {"shards", "tune", "shared_memory", "progress"}
+_NO_MEANING |= {"shards", "tune", "shared_memory", "progress", "interface"}
 
 
 class Settings(BaseSettings):
@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     shared_memory: bool = Field(
         True, description="hand parameters over in memory between processes of one machine, instead of streaming them"
     )
+    interface: str | None = Field(
+        None, description="what the hosts of a run reach each other by: name of an interface, address or network "
+        "(10.1.0.0/16) (default: the address of the host's name)"
+    )  # fmt: skip
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
 
     def meaning(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Shard:
     # -- data ------------------------------------------------------------------
 
     def _connect(self, job: jobs.Connect) -> None:
-        self._data = DataClient(job.addresses, self._is.rank, self._store)
+        self._data = DataClient(job.addresses, self._is.rank, self._store, job.credentials)
 
     def _prepare(self, job: jobs.Prepare) -> str:
         self.where = f"file {job.data}"

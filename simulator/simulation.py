@@ -68,7 +68,7 @@ class Simulation:
         self._role, self._settings, self._rules, self._task = role, settings, rules, task
         self._output = output
         self._leader = role.rank == role.simulator_ranks[0]
-        self._client = SchedulerClient(scheduler, role.rank)
+        self._client = SchedulerClient(scheduler, role.rank, role.credentials)
         self._scratch: ScratchFolder | None = None
         self._store: UserStore | None = None
         self._pool: ShardPool | None = None
@@ -184,6 +184,7 @@ class Simulation:
             host=self._role.listen_address(),
             on_crash=self._data_server_crashed,
             threads=4 + 2 * len(ranks),
+            credentials=self._role.credentials,
         )
         days = tuple(list_days(self._settings.data))
         self._info = SimulatorInfo(self._role.rank, self._role.host, address, shards, days)
@@ -191,7 +192,8 @@ class Simulation:
     def _join(self) -> None:
         self._client.watch(self._run_ended)
         self._layout = self._client.register(self._info)
-        self.pool.ask_all(jobs.Connect({info.rank: info.data_address for info in self.layout.simulators}))
+        addresses = {info.rank: info.data_address for info in self.layout.simulators}
+        self.pool.ask_all(jobs.Connect(addresses, self._role.credentials))
 
     def _run_ended(self, error: FLError | None) -> None:
         if error is not None:
@@ -252,7 +254,7 @@ class Simulation:
         if self._resumed is not None:
             offer, readers = self._resumed
             addresses = {info.rank: info.data_address for info in self.layout.simulators}
-            client = DataClient(addresses, self._role.rank, self._store)
+            client = DataClient(addresses, self._role.rank, self._store, self._role.credentials)
             for segment in offer.segments:
                 if readers[segment.name] == self._role.rank:
                     client.restore_params(read_segment(folder / segment.name))

@@ -15,9 +15,9 @@ TINY = ROOT / "tests" / "tiny_task.py"
 TIMEOUT = 120
 
 
-def command(script, *arguments, ranks=1, launcher=True):
-    """The command line; with `launcher`, several ranks go through mpirun."""
-    start = ["mpirun", "-np", str(ranks)] if launcher and ranks > 1 else []
+def command(script, *arguments, ranks=1, launcher=True, mpirun=None):
+    """The command line; with `launcher`, several ranks go through mpirun, or what stands in `mpirun`."""
+    start = mpirun or (["mpirun", "-np", str(ranks)] if launcher and ranks > 1 else [])
     return [*start, sys.executable, str(script), *map(str, arguments)]
 
 
@@ -25,21 +25,21 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
-def run(script, *arguments, ranks=1, check=True):
+def run(script, *arguments, ranks=1, check=True, mpirun=None, timeout=TIMEOUT):
     """Runs to the end; returns the completed process."""
     done = subprocess.run(
-        command(script, *arguments, ranks=ranks),
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL,
+        command(script, *arguments, ranks=ranks, mpirun=mpirun),
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if check:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
 
 
-def start(script, *arguments, ranks=1):
+def start(script, *arguments, ranks=1, mpirun=None):
     """Starts in a process group of its own; the caller ends it."""
     return subprocess.Popen(
-        command(script, *arguments, ranks=ranks),
+        command(script, *arguments, ranks=ranks, mpirun=mpirun),
         env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         stdin=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip

@@ -97,6 +97,29 @@ def test_mpi_is_imported_by_the_role_maker_alone_and_not_at_its_top():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+def test_nothing_that_could_come_from_another_host_is_unpickled(path):
+    tree = parsed(path)
+    assert not {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"} & set(
+        map(top, all_imports(tree))
+    )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert node.value.value is False
+        # mpi4py's methods in lower case pickle, those with a capital take buffers.
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self._comm", "comm"):
+            assert node.attr[0].isupper(), node.attr
+        # What `recv` unpickles comes over the private pipe between a simulator and its own shards.
+        if isinstance(node, ast.Attribute) and node.attr == "recv":
+            assert path.name in ("shard.py", "shard_pool.py")
+
+
+def test_certificates_alone_use_cryptography_and_not_at_their_top():
+    users = [path for path in SOURCES if "cryptography" in {top(name) for name in all_imports(parsed(path))}]
+    assert [path.relative_to(ROOT).as_posix() for path in users] == ["protos/certificates.py"]
+    assert "cryptography" not in {top(name) for name in imports_at_module_level(parsed(users[0]))}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_paddle_is_imported_at_the_top_of_models_alone(path):
     if path.parent.name != "model":
         assert not {"paddle", "model"} & {top(name) for name in imports_at_module_level(parsed(path))}

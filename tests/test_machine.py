@@ -1,6 +1,7 @@
 """What a simulator does with its machine: a shard's environment, the scratch folder, the progress it shows."""
 
 import fcntl
+import json
 import logging
 import os
 import re
@@ -98,19 +99,22 @@ def test_the_machine_is_asked_for_cores_and_vendor(monkeypatch):
 
 
 class Comm:
-    """The part of an MPI communicator that is used."""
+    """The part of an MPI communicator that is used: every rank gathers what `values` says."""
 
-    def __init__(self, rank, hosts):
-        self.rank, self.hosts = rank, hosts
+    def __init__(self, rank, values):
+        self.rank, self.values = rank, [json.dumps(value).encode() for value in values]
 
     def Get_rank(self):  # noqa: N802
         return self.rank
 
     def Get_size(self):  # noqa: N802
-        return len(self.hosts)
+        return len(self.values)
 
-    def allgather(self, value):
-        return list(self.hosts)
+    def Allgather(self, mine, sizes):  # noqa: N802
+        sizes[:] = [len(value) for value in self.values]
+
+    def Allgatherv(self, mine, gathered):  # noqa: N802
+        gathered[0][:] = np.frombuffer(b"".join(self.values), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +126,11 @@ class Comm:
         (2, ["a", "me", "me", "b"], (False, True, (1, 2, 3), 2)),
     ],
 )
-def test_rank_0_schedules_and_the_others_simulate(monkeypatch, rank, hosts, parts):
-    monkeypatch.setattr("socket.gethostname", lambda: "me")
-    role = FLSimRoleMaker(Comm(rank, hosts))
+def test_rank_0_schedules_and_the_others_simulate(rank, hosts, parts):
+    # Two machines of one name are two machines.
+    role = FLSimRoleMaker(Comm(rank, [("node", host) for host in hosts]))
+    assert role.hosts == ["node"] * len(hosts)
+    assert role.spans_hosts == (len(set(hosts)) > 1)
     assert (role.is_scheduler(), role.is_simulator(), role.simulator_ranks, role.simulators_here) == parts
 
 

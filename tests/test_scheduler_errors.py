@@ -10,7 +10,6 @@ import pytest
 from scheduler_run import WAIT, Run, background, info, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at
 
-from protos.channel import make_server
 from protos.errors import (
     AlreadyDone,
     BadInput,
@@ -184,8 +183,3 @@ def test_a_port_that_is_served_is_not_served_twice(run):
     second = grpc.server(ThreadPoolExecutor(1))
     with pytest.raises(RuntimeError, match="Failed to bind"):
         second.add_insecure_port(run.address)
-
-
-def test_an_address_that_cannot_be_bound_is_named():
-    with pytest.raises(FLError, match=r"cannot listen on 192.0.2.1"):
-        make_server(lambda server: None, "192.0.2.1", 1)

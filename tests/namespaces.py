@@ -1,0 +1,102 @@
+"""Three hosts on one machine: network namespaces with an address each, joined by a switch."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NETWORK = "10.77.0"
+# MPICH's mpirun starts each host's share of the ranks through this, as it would through ssh.
+LAUNCH = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+host=${1##*.}; shift
+exec ip netns exec PREFIX-$host unshare --uts sh -c \
+    "hostname node$host; [ ! -d FOLDER/disk$host ] || mount --bind FOLDER/disk$host FOLDER/disk; $*"
+"""
+
+
+class Hosts:
+    """Hosts node1, node2, node3: rank 0, 1 and 2 of a run, each with one address on `data`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.prefix = f"flsim{os.getpid()}"
+        self.switch = f"{self.prefix}-switch"
+        self.numbers = (1, 2, 3)
+        self.folder = folder
+        self.hostfile = folder / "hosts"
+        self.launch = folder / "launch.sh"
+        self.launch.write_text(LAUNCH.replace("PREFIX", self.prefix).replace("FOLDER", str(folder)), encoding="utf-8")
+        self.launch.chmod(0o755)
+
+    def set_up(self) -> None:
+        """Makes the namespaces; skips the test where that is not permitted."""
+        try:
+            ip("netns", "add", self.switch)
+            subprocess.run(["unshare", "--uts", "hostname", "node"], check=True, capture_output=True, timeout=30)
+            ip("-n", self.switch, "link", "add", "switch", "type", "bridge")
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = (getattr(error, "stderr", None) or b"").decode().strip()
+            pytest.skip(f"network namespaces are not permitted here: {said or error}")
+        ip("-n", self.switch, "address", "add", f"{NETWORK}.254/24", "dev", "switch")
+        ip("-n", self.switch, "link", "set", "switch", "up")
+        for number in self.numbers:
+            here, there = f"port{number}", self.namespace(number)
+            ip("netns", "add", there)
+            ip("-n", there, "link", "set", "lo", "up")
+            ip("-n", self.switch, "link", "add", here, "type", "veth", "peer", "name", "data", "netns", there)
+            ip("-n", self.switch, "link", "set", here, "master", "switch", "up")
+            ip("-n", there, "address", "add", f"{NETWORK}.{number}/24", "dev", "data")
+            ip("-n", there, "link", "set", "data", "up")
+
+    def tear_down(self) -> None:
+        """Removes the namespaces, and with them all links."""
+        for name in (self.switch, *map(self.namespace, self.numbers)):
+            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+                ip("netns", "delete", name)
+
+    def namespace(self, number: int) -> str:
+        return f"{self.prefix}-{number}"
+
+    def cut_off(self, number: int) -> None:
+        """Nothing reaches the host any more, and nothing says so."""
+        ip("-n", self.switch, "link", "set", f"port{number}", "down")
+
+    def join(self, number: int) -> None:
+        """The host is back."""
+        ip("-n", self.switch, "link", "set", f"port{number}", "up")
+
+    def outside(self) -> list[str]:
+        """Begins a command that runs on the network of the hosts, but on none of them."""
+        return ["ip", "netns", "exec", self.switch]
+
+    @contextlib.contextmanager
+    def own_disks(self) -> Iterator[tuple[Path, dict[int, Path]]]:
+        """A path that is another folder on every host; gives it and those folders by number of the host."""
+        folders = {number: self.folder / f"disk{number}" for number in self.numbers}
+        for folder in (disk := self.folder / "disk", *folders.values()):
+            folder.mkdir()
+        try:
+            yield disk, folders
+        finally:
+            for folder in (disk, *folders.values()):
+                shutil.rmtree(folder)
+
+    def run_on(self, number: int, *command: str) -> str:
+        """Runs a command on a host; returns its output."""
+        whole = ["ip", "netns", "exec", self.namespace(number), *command]
+        return subprocess.run(whole, check=True, capture_output=True, text=True, timeout=30).stdout
+
+    def mpirun(self, hostfile: str = "") -> list[str]:
+        """Begins a command line that starts three ranks: one on each host, or as a hostfile says."""
+        hosts = hostfile or "\n".join(f"{NETWORK}.{number}:1" for number in self.numbers)
+        self.hostfile.write_text(hosts, encoding="utf-8")
+        start = ["mpirun", "-launcher", "ssh", "-launcher-exec", str(self.launch), "-iface", "switch"]
+        return [*self.outside(), *start, "-np", str(len(self.numbers)), "--hostfile", str(self.hostfile)]
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
