@@ -31,7 +31,7 @@ from simulator.progress import RunProgress
 from simulator.record import RunRecord, read_npz
 from simulator.role_maker import FLSimRoleMaker
 from simulator.settings import BAD_USAGE, Settings
-from simulator.shard_pool import ShardCrash
+from simulator.shard_crew import ShardCrash
 from simulator.simulation import Simulation, Task
 
 logger = logging.getLogger(__name__)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from protos.certificates import Credentials
 from protos.codec import Tensors, TensorSpec
 from protos.shared_arrays import MemoryHandle
+from scheduler.aggregation import Sums
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
@@ -123,7 +125,7 @@ class TrainShare:
 
 @dataclass(frozen=True)
 class TrainInTurn:
-    """Train all users of a share one after another, with no averaging; writes the parameters back."""
+    """Train users from the queue one after another, with no averaging; the result goes to `result_room`."""
 
     at: Round
     share: Share
@@ -135,6 +137,13 @@ class EvaluateShare:
 
     at: Round
     share: Share
+
+
+# What a shard must have done before it can train: given again, in the order in which
+# they first were, to one that takes the place of a dead one.
+LASTING = (Connect, Setup, BuildModel, Attach, UseMemory, StartPrivate)
+# Jobs whose parts are taken from the queue, so that another shard can do them after a death.
+QUEUED = (ReadFiles, TrainShare, TrainInTurn, EvaluateShare)
 
 
 @dataclass(frozen=True)
@@ -180,3 +189,27 @@ class Failed:
 def describe_turn(uid: str, at: Round) -> str:
     """Whose turn it is, for errors."""
     return f"date {at.date}, round {at.round}, uid {uid!r}"
+
+
+def describe_part(job: Any, number: int) -> str:
+    """A numbered part of a `QUEUED` job, for errors."""
+    if isinstance(job, ReadFiles):
+        return f"file {job.files[number][1]}"
+    return describe_turn(job.share.uids[number], job.at)
+
+
+def describe_again(job: Any, parts: int) -> str:
+    """What is done again of a `QUEUED` job."""
+    what, done = {ReadFiles: ("file", "read"), EvaluateShare: ("user", "tested")}.get(type(job), ("user", "trained"))
+    return f"{parts} {what} is {done} again" if parts == 1 else f"{parts} {what}s are {done} again"
+
+
+def result_room(sums: Sums, shared: Mapping[str, TensorSpec]) -> Tensors:
+    """Where the result of `TrainInTurn` goes: the memory of a shard's sums, which nothing else needs then.
+
+    A shard may die while it writes there.  What it read stays as it was, for the one that does it again.
+    """
+    return {
+        name: sums.totals[name].reshape(-1).view(spec.dtype)[: prod(spec.shape)].reshape(spec.shape)
+        for name, spec in shared.items()
+    }

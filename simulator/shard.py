@@ -1,6 +1,6 @@
 """A shard: a resident worker process that trains users one after another.
 
-The only processes that import Paddle.  Started by `shard_pool`, driven over a pipe.
+The only processes that import Paddle.  Started by `shard_process`, driven over a pipe.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import logging
 import multiprocessing.spawn
 import os
+import select
 import shutil
 import signal
 import sys
@@ -44,6 +45,8 @@ from simulator.work_queue import WorkQueue
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 8 << 20
+# A process that ends closes all its files, but one after another.
+_ALL_CLOSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,6 @@ class Shard:
         self._data: DataClient | None = None
         self._model: Any = None
         self._private_start: Any = None
-        self._own: SharedArrays | None = None
         self._params: SharedArrays | None = None
         self._sums: Sums | None = None
         self._checked_rows = False
@@ -167,15 +169,14 @@ class Shard:
         )
 
     def _attach(self, job: jobs.Attach) -> None:
-        self._own = self._params = SharedArrays(self._is.params_fd, job.shared)
+        self._params = SharedArrays(self._is.params_fd, job.shared)
         self._sums = Sums.of(SharedArrays(self._is.sums_fd, sum_specs(job.shared)).arrays, job.shared)
         if job.write_initial:
-            self._write_params()
+            self._write_params(self._params.arrays)
 
-    def _write_params(self) -> None:
-        """Puts the model's shared parameters into the simulator's own memory."""
-        assert self._own is not None
-        for name, target in self._own.arrays.items():
+    def _write_params(self, into: Tensors) -> None:
+        """Puts the model's shared parameters into the simulator's memory."""
+        for name, target in into.items():
             target[...] = self._model.read(name)
 
     def _use_memory(self, job: jobs.UseMemory) -> None:
@@ -231,17 +232,19 @@ class Shard:
 
     def _train_in_turn(self, job: jobs.TrainInTurn) -> jobs.ShareResult:
         assert self._params is not None
+        assert self._sums is not None
         clock, results = _Clock(), []
         self._model.load(self._params.arrays)
-        for uid, count in zip(job.share.uids, job.share.counts, strict=True):
+        for i in self._jobs():
+            uid = job.share.uids[i]
             examples = self._load_user(uid, job.at, TRAIN)
             clock.lap("pull")
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
             self._store_private(uid, job.at)
-            results.append(UserResult(uid, count, self._is.trainer.weight(examples), metrics))
+            results.append(UserResult(uid, job.share.counts[i], self._is.trainer.weight(examples), metrics))
             clock.lap("push")
-        self._write_params()
+        self._write_params(jobs.result_room(self._sums, {name: self._model.specs[name] for name in self._model.shared}))
         clock.lap("push")
         return jobs.ShareResult(results, clock.timings())
 
@@ -331,9 +334,11 @@ def _failure(shard: Shard, error: BaseException) -> jobs.Failed:
     return jobs.Failed(shard.where, "".join(traceback.format_exception(error)).rstrip(), bad_input=False)
 
 
-def _orphaned(store: Path) -> NoReturn:
-    """Leaves because the simulator is gone, and takes the files of its store along."""
-    shutil.rmtree(store, ignore_errors=True)
+def _orphaned(lifeline: int, store: Path) -> NoReturn:
+    """Leaves because nobody listens, and takes the files of the store along if the simulator is gone."""
+    # A simulator that lives on needs its store: it starts another shard in this one's place.
+    if select.select([lifeline], [], [], _ALL_CLOSE_SECONDS)[0]:
+        shutil.rmtree(store, ignore_errors=True)
     os._exit(1)
 
 
@@ -342,7 +347,7 @@ def _die_with_parent(lifeline: int, store: Path) -> None:
 
     def watch() -> None:
         os.read(lifeline, 1)  # returns only when the other end is closed
-        _orphaned(store)
+        _orphaned(lifeline, store)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
@@ -370,17 +375,17 @@ def main(pipe: int, lifeline: int) -> None:
         try:
             job = connection.recv()
         except (EOFError, OSError):
-            _orphaned(settings.store)
+            _orphaned(lifeline, settings.store)
         if isinstance(job, jobs.Stop):
             return
         try:
             answer: Any = jobs.Done(shard.run(job))
-        except Exception as error:  # noqa: BLE001 - the simulator ends the run with it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the simulator ends the run with it
             answer = _failure(shard, error)
         try:
             connection.send(answer)
         except OSError:
-            _orphaned(settings.store)
+            _orphaned(lifeline, settings.store)
 
 
 if __name__ == "__main__":

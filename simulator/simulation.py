@@ -167,7 +167,6 @@ class Simulation:
         self._pool = ShardPool(
             shards,
             tune=self._settings.tune,
-            on_death=self._shard_died,
             rank=self._role.rank,
             seed=self._rules.seed,
             weighted=self._rules.optimizer.weighted,
@@ -198,13 +197,6 @@ class Simulation:
     def _run_ended(self, error: FLError | None) -> None:
         if error is not None:
             self.pool.interrupt(error)
-
-    def _shard_died(self, error: FLError) -> None:
-        """Ends the run for all, also while this simulator waits for another and not for its shards."""
-        self.failure = str(error)
-        if self._pool is not None:
-            self._pool.interrupt(error)
-        self.report_failure(f"rank {self._role.rank}: {error}")
 
     def _data_server_crashed(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error)).rstrip()

@@ -57,6 +57,8 @@ class UserStore:
             str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False
         )
         self._folder = folder
+        # A process that was killed leaves its place among the readers taken, and what it read cannot be reused.
+        self._env.reader_check()
 
     def close(self) -> None:
         """Closes the files."""

@@ -1,4 +1,4 @@
-"""simulator/work_queue.py and protos/shared_arrays.py, between real processes."""
+"""protos/shared_arrays.py, between real processes."""
 
 import dataclasses
 import os
@@ -13,10 +13,8 @@ import pytest
 from protos.codec import TensorSpec
 from protos.errors import NotFound
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
-from simulator.work_queue import WorkQueue
 
 ROOT = Path(__file__).resolve().parent.parent
-WAIT = 20
 
 
 @pytest.fixture
@@ -36,78 +34,6 @@ def process(code, fd, *arguments):
             yield child
         finally:
             child.kill()
-
-
-# -- the work queue ----------------------------------------------------------------
-
-
-def test_jobs_are_handed_out_in_order_and_once(fd):
-    queue = WorkQueue(fd)
-    queue.fill(4)
-    assert [queue.take(7), queue.take(8), queue.take(7), queue.take(7), queue.take(8)] == [0, 1, 2, 3, None]
-    assert (queue.taken_by(7), queue.taken_by(8), queue.taken_by(9)) == ([0, 2, 3], [1], [])
-
-
-def test_a_queue_starts_over(fd):
-    queue = WorkQueue(fd)
-    queue.fill(3)
-    queue.take(1)
-    queue.fill(1)
-    assert queue.taken_by(1) == []
-    assert [queue.take(0), queue.take(0)] == [0, None]
-    queue.fill(0)
-    assert queue.take(0) is None
-
-
-TAKE_ALL = """
-import sys
-from simulator.work_queue import WorkQueue
-queue, shard = WorkQueue(int(sys.argv[1])), int(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline()
-taken = []
-while (job := queue.take(shard)) is not None:
-    taken.append(job)
-print(*taken, flush=True)
-"""
-
-
-def test_several_processes_take_every_job_exactly_once(fd):
-    jobs = 5000
-    queue = WorkQueue(fd)
-    queue.fill(jobs)
-    with process(TAKE_ALL, fd, 0) as a, process(TAKE_ALL, fd, 1) as b, process(TAKE_ALL, fd, 2) as c:
-        for child in (a, b, c):
-            assert child.stdout.readline() == "ready\n"
-        for child in (a, b, c):
-            child.stdin.write("\n")
-            child.stdin.flush()
-        taken = [[int(job) for job in child.stdout.readline().split()] for child in (a, b, c)]
-        assert [child.wait(WAIT) for child in (a, b, c)] == [0, 0, 0]
-    assert sorted(job for mine in taken for job in mine) == list(range(jobs))
-    assert [queue.taken_by(shard) for shard in range(3)] == taken
-    assert queue.take(9) is None
-
-
-HOLD_LOCK = """
-import fcntl, sys
-fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX)
-print("ready", flush=True)
-sys.stdin.readline()
-"""
-
-
-def test_a_shard_that_dies_with_the_lock_stops_nobody(fd):
-    queue = WorkQueue(fd)
-    queue.fill(1)
-    with process(HOLD_LOCK, fd) as holder:
-        assert holder.stdout.readline() == "ready\n"
-        with process(TAKE_ALL, fd, 3) as waiting:
-            assert waiting.stdout.readline() == "ready\n"
-            waiting.stdin.write("\n")
-            waiting.stdin.flush()
-            holder.kill()
-            assert waiting.stdout.readline() == "0\n"
 
 
 # -- shared arrays -----------------------------------------------------------------

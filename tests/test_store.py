@@ -117,6 +117,13 @@ def test_a_round_that_is_trained_again_replaces_its_own_version_only(store):
     assert store.get_private("a", 6) == b"five again"
 
 
+def test_a_late_write_of_an_earlier_round_pushes_out_no_newer_one(store):
+    """What a shard sent before it died may be handled after the one in its place went on."""
+    for step in (3, 5, 7, 3):
+        store.put_private("a", step, bytes([step]))
+    assert [store.get_private("a", step) for step in (5, 6, 7, 8)] == [None, bytes([5]), bytes([5]), bytes([7])]
+
+
 def test_no_more_than_two_versions_are_kept(store):
     for step in range(5):
         store.put_private("a", step, bytes([step]))
@@ -198,3 +205,79 @@ def test_files_that_do_not_fit_together_are_refused():
         join_examples("a", [{"x": np.zeros(1)}, {"x": np.zeros(1), "y": np.zeros(1)}])
     with pytest.raises(BadInput, match="uid 'a': its files' arrays cannot be joined"):
         join_examples("a", [{"x": np.zeros((1, 2))}, {"x": np.zeros((1, 3))}])
+
+
+# -- killed processes --------------------------------------------------------------
+
+HELD = """
+import sys
+from pathlib import Path
+from simulator.store import UserRecord, UserStore
+
+store = UserStore(Path(sys.argv[1]))
+
+def records():
+    yield UserRecord("half", "20200101", "train", (0, 0), bytes(100_000))
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+store.put_examples(records())
+"""
+
+WRITING = """
+import sys
+from pathlib import Path
+from simulator.store import UserStore
+
+store = UserStore(Path(sys.argv[1]))
+for step in range(1_000_000):
+    store.put_private("a", step, step.to_bytes(4, "big") * 5_000)
+    if step % 10 == 0:
+        print(step, flush=True)
+"""
+
+READING = """
+import sys
+from pathlib import Path
+from simulator.store import UserStore
+
+store = UserStore(Path(sys.argv[1]))
+transaction = store._env.begin()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def other_process(code, folder):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, **pipes)
+
+
+def test_a_process_killed_within_a_transaction_stops_nobody_and_leaves_nothing(store, tmp_path):
+    store.put_examples([record("a", b"1")])
+    with other_process(HELD, tmp_path) as killed:
+        assert killed.stdout.readline() == "ready\n"
+        killed.kill()
+    store.put_examples([record("b", b"2")])
+    assert [store.get_examples(uid, DAY, "train") for uid in ("a", "b", "half")] == [[b"1"], [b"2"], []]
+
+
+def test_a_process_killed_while_it_writes_leaves_whole_versions(store, tmp_path):
+    for kill_at in range(3):
+        with other_process(WRITING, tmp_path) as killed:
+            for _ in range(kill_at + 2):
+                killed.stdout.readline()
+            killed.kill()
+        ((step, payload),) = [(step, payload) for uid, step, payload in store.all_private() if uid == "a"]
+        assert payload == step.to_bytes(4, "big") * 5_000
+        store.put_private("b", kill_at, b"next")
+        assert store.get_private("b", kill_at + 1) == b"next"
+
+
+def test_who_opens_the_store_frees_the_places_of_killed_readers(store, tmp_path):
+    before = len(store._env.readers().splitlines())
+    for _ in range(3):
+        with other_process(READING, tmp_path) as killed:
+            assert killed.stdout.readline() == "ready\n"
+            killed.kill()
+    assert len(store._env.readers().splitlines()) <= before + 1
