@@ -1,23 +1,24 @@
 """A run on three hosts with addresses of their own: the same bits, nobody from outside, an end when one is cut off."""
 
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
+from deadly_task import ORDERS, order
 from namespaces import NETWORK, Hosts
 from running import ROOT, TINY, environment, kill_all, metrics, params, private, read_until, run, same, start, tree
 from tiny_task import make_data
 
 # Keep-alive takes 7 s to find a host that is silent, the launcher has 3 s more.
 BOUND = 15.0
-RUN = ["--rounds", 3, "--sample-num", 12, "--shards", 1, "--private", "out.bias"]
-HANG = ["--trouble", "hang", "--trouble-uid", "user005", "--test-sampler", "none"]
+RUN = ["--rounds", 3, "--sample-num", 12, "--shards", 1, "--private", "out.bias", "--checkpoint-every", 1]
+DEADLY = ROOT / "tests" / "deadly_task.py"
 OUTSIDER = """
 import sys, grpc
 from protos.stubs import scheduler_server_pb2 as pb, scheduler_server_pb2_grpc as pb_grpc
@@ -61,6 +62,14 @@ def alone(hosts, data, tmp_path_factory):
     return output
 
 
+def assert_same_run(output, expected):
+    assert same(params(output), params(expected))
+    assert metrics(output) == metrics(expected)
+    mine, theirs = private(output), private(expected)
+    assert set(mine) == set(theirs) != set()
+    assert all(same(mine[uid], theirs[uid]) for uid in mine)
+
+
 # Namespaces of one machine share its memory, real hosts do not: both ways must hold.
 @pytest.mark.parametrize(
     ("hostfile", "memory"),
@@ -74,11 +83,7 @@ def alone(hosts, data, tmp_path_factory):
 def test_several_hosts_give_the_bits_of_one(hosts, data, alone, tmp_path, hostfile, memory):
     done = run(TINY, data, *RUN, memory, "--output", tmp_path, mpirun=hosts.mpirun(hostfile))
     assert "2 simulators, 2 shards, 2 hosts" in done.stdout
-    assert same(params(tmp_path), params(alone))
-    assert metrics(tmp_path) == metrics(alone)
-    mine, theirs = private(tmp_path), private(alone)
-    assert set(mine) == set(theirs) != set()
-    assert all(same(mine[uid], theirs[uid]) for uid in mine)
+    assert_same_run(tmp_path, alone)
 
 
 def test_hosts_with_files_of_their_own_give_the_bits_of_one_disk(hosts, data, alone, tmp_path):
@@ -107,11 +112,15 @@ def test_three_hosts_train_the_language_model_to_the_bits_of_one(hosts, tmp_path
 
 
 @pytest.fixture
-def hanging(hosts, data, tmp_path):
-    """A run on three hosts in the middle of a round, and all its processes."""
-    process = start(TINY, data, *RUN, *HANG, "--no-shared-memory", "--output", tmp_path, mpirun=hosts.mpirun())
+def hanging(hosts, data, tmp_path, tmp_path_factory, monkeypatch):
+    """A run on three hosts in the middle of its second round, and all its processes."""
+    orders = tmp_path_factory.mktemp("orders")
+    monkeypatch.setenv(ORDERS, str(orders))
+    os.mkfifo(orders / "go")
+    order(orders, "train 20200101 2 user005", then=["wait"])
+    process = start(DEADLY, data, *RUN, "--no-shared-memory", "--output", tmp_path, mpirun=hosts.mpirun())
     try:
-        read_until(process, "hanging")
+        read_until(process, "waiting")
         yield process, tree(process)
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -125,7 +134,7 @@ def hanging(hosts, data, tmp_path):
 def listening(hosts, number, everything):
     """Addresses that Python processes of a host listen on; the launcher has sockets of its own."""
     shown = hosts.run_on(number, "ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes")
-    pids = {each.pid for each in everything if "tiny_task" in " ".join(each.cmdline())}
+    pids = {each.pid for each in everything if "deadly_task" in " ".join(each.cmdline())}
     found = []
     for words in map(str.split, shown.splitlines()):
         if pids & set(map(int, re.findall(r"pid=(\d+)", words[-1]))):
@@ -185,7 +194,7 @@ def test_an_interface_that_a_host_lacks_is_said_before_anything_starts(hosts, da
         ),
     ],
 )
-def test_a_host_that_is_cut_off_ends_the_run(hosts, hanging, tmp_path, number, named):
+def test_a_host_that_is_cut_off_ends_the_run(hosts, hanging, alone, tmp_path, number, named):
     process, everything = hanging
     began = time.monotonic()
     hosts.cut_off(number)
@@ -198,13 +207,6 @@ def test_a_host_that_is_cut_off_ends_the_run(hosts, hanging, tmp_path, number, n
         assert re.search(named, text, re.M), text
     finally:
         hosts.join(number)
-    goes_on(hosts, tmp_path)
-
-
-def goes_on(hosts: Hosts, output: Path) -> None:
-    """What can be done with the output of a run that was cut off: its record is there, up to the cut.
-
-    The place to go on from the newest checkpoint, once there is one, on `hosts.mpirun()`:
-    all hosts are joined again when this is called.
-    """
-    assert (output / "config.yaml").exists()
+    done = run(DEADLY, "--resume", tmp_path, "--no-shared-memory", mpirun=hosts.mpirun())
+    assert "resumed after round 1 of the run" in done.stdout + done.stderr
+    assert_same_run(tmp_path, alone)
