@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -26,7 +27,7 @@ from scheduler.server_optimizers import ServerOptimizer
 from simulator.checkpoint_files import FOLDER, Checkpoint, CheckpointFolder
 from simulator.days import list_days, plan_days
 from simulator.logs import set_up_logging
-from simulator.meaning import check_meaning, meaning_of
+from simulator.meaning import check_meaning, differing, meaning_of, with_files
 from simulator.progress import RunProgress
 from simulator.record import RunRecord, read_npz
 from simulator.role_maker import FLSimRoleMaker
@@ -151,6 +152,11 @@ class SimulationFramework:
                     read_npz(self._settings.init, "--init")
         except FLError as error:
             problem = str(error)
+        meaning = meaning_of(self._settings, self._rules) if self._rules is not None else None
+        expected = self._role.share(meaning)
+        if problem is None and expected is not None and meaning is not None:
+            # Through JSON as what came: tuples are lists there.
+            problem = differing(self._role.rank, json.loads(json.dumps(meaning)), json.loads(json.dumps(expected)))
         first = self._role.agree(problem)
         if first is not None:
             if self.is_scheduler():
@@ -216,7 +222,7 @@ class _SchedulerService:
         self._settings, self._rules = settings, rules
         shown = settings.model_dump(mode="json", exclude={"config", "resume"})
         self.checkpoints = CheckpointFolder(output / FOLDER)
-        self._meaning = meaning_of(settings, rules)
+        self._meaning = with_files(meaning_of(settings, rules), settings)
         self._found: dict[int, Checkpoint] = {}
         if settings.resume is not None:
             self._found = {c.snapshot.step: c for c in self._find_checkpoints(output)}
