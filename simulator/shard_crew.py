@@ -178,7 +178,7 @@ class ShardCrew:
             if not idle:
                 call.deaths[-1 - index if part is None else part] += 1
         elif not idle:
-            raise FLError(f"shard {index} (process {shard.pid}) died ({how}){hint}")
+            raise FLError(f"shard {index} (process {shard.pid}) died while it was set up ({how}){hint}")
         died = f"shard {index} (process {shard.pid}) died{at} ({how})"
         if max(call.deaths.values(), default=0) == MAX_DEATHS:
             raise FLError(f"{died}, as did {MAX_DEATHS - 1} before it{hint}")

@@ -171,7 +171,9 @@ def test_a_new_shard_that_dies_in_its_set_up_is_tried_three_times(pool, folder, 
 
 def test_a_death_in_the_set_up_itself_ends_the_run(pool, folder, caplog):
     (folder / "orders" / "die setup").write_text("")
-    with pytest.raises(FLError, match=r"^shard [01] \(process \d+\) died \(signal 9\); the system may have run out"):
+    with pytest.raises(
+        FLError, match=r"^shard [01] \(process \d+\) died while it was set up \(signal 9\); the system may"
+    ):
         pool.ask_all(jobs.Setup({}))
     assert caplog.messages == []
 
