@@ -10,7 +10,8 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
-from protos.errors import FLError, from_rpc
+from protos.errors import FLError, clipped, from_rpc
+from protos.patience import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,15 @@ def make_server(register: Callable[[grpc.Server], None], host: str, threads: int
         FLError: the address cannot be bound.
     """
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
-    server = grpc.server(pool, options=_SERVER)
+    patience = Patience(threads)
+    server = grpc.server(pool, options=_SERVER, interceptors=[patience])
     register(server)
     try:
         port = server.add_insecure_port(f"{host}:0")
     except RuntimeError as error:
         raise FLError(f"cannot listen on {host}: {error}") from error
     server.start()
+    patience.attend(server)
     return server, f"{host}:{port}"
 
 
@@ -106,13 +109,13 @@ def streaming(
 
 def _abort(context: grpc.ServicerContext, error: Exception, on_crash: Callable[[BaseException], None]) -> Any:
     if isinstance(error, FLError):
-        context.abort(error.status, str(error))
+        context.abort(error.status, clipped(str(error)))
     if isinstance(error, grpc.RpcError) or not context.is_active():
         # The caller went away in the middle of its stream: there is nobody to answer.
         logger.debug("caller gone: %r", error)
         context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
     on_crash(error)
-    context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+    context.abort(grpc.StatusCode.INTERNAL, clipped(f"{type(error).__name__}: {error}"))
 
 
 class Caller:
