@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import grpc
 
 from protos.errors import FLError, clipped, from_rpc
-from protos.patience import Patience
+from protos.patience import Patience, StreamBroken
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,31 @@ _SERVER = [
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
 ]
 
+# A call ends this soon after its stream, if that is why the stream ended.
+END_SECONDS = 0.02
+
 Result = TypeVar("Result")
+
+# The call that the current thread of a server answers.
+_CALL: ContextVar[grpc.ServicerContext | None] = ContextVar("call", default=None)
+
+
+def caller_is_there() -> bool:
+    """Whether somebody still waits for the answer that this thread makes; True where it answers no call."""
+    context = _CALL.get()
+    return context is None or bool(context.is_active())
+
+
+def confirm_end(context: grpc.ServicerContext) -> None:
+    """Raises if a stream ended because its call did: before what it brought is taken for whole.
+
+    For streams whose messages do not tell which is the last.  gRPC reports a caller's
+    death, or a message beyond the bound, as the end of the stream and a moment later
+    as the end of the call.
+    """
+    gone = threading.Event()
+    if not context.add_callback(gone.set) or gone.wait(END_SECONDS):
+        raise StreamBroken("the call ended before its stream")
 
 
 def make_server(register: Callable[[grpc.Server], None], host: str, threads: int) -> tuple[grpc.Server, str]:
@@ -79,10 +106,13 @@ def answering(on_crash: Callable[[BaseException], None]) -> Callable[[Callable[.
     def decorate(method: Callable[..., Result]) -> Callable[..., Result]:
         @functools.wraps(method)
         def run(request: Any, context: grpc.ServicerContext) -> Result:
+            call = _CALL.set(context)
             try:
                 return method(request, context)
             except Exception as error:  # noqa: BLE001 - every failure must reach the caller as a status
                 return cast(Result, _abort(context, error, on_crash))
+            finally:
+                _CALL.reset(call)
 
         return run
 
@@ -97,10 +127,15 @@ def streaming(
     def decorate(method: Callable[..., Iterator[Result]]) -> Callable[..., Iterator[Result]]:
         @functools.wraps(method)
         def run(request: Any, context: grpc.ServicerContext) -> Iterator[Result]:
+            call = _CALL.set(context)
             try:
                 yield from method(request, context)
             except Exception as error:  # noqa: BLE001 - every failure must reach the caller as a status
                 _abort(context, error, on_crash)
+            finally:
+                # gRPC may close a broken call's generator in another thread, which has a context of its own.
+                with contextlib.suppress(ValueError):
+                    _CALL.reset(call)
 
         return run
 

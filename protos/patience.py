@@ -43,7 +43,7 @@ class _Wait:
         self.since, self.allowed, self.crowded = since, allowed, crowded
 
 
-class Patience(grpc.ServerInterceptor):  # type: ignore[misc]
+class Patience(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Notes which calls wait for their peers and ends those that wait too long.
 
     Every method is served as one that takes a stream, so that also the one message of
@@ -75,7 +75,7 @@ class Patience(grpc.ServerInterceptor):  # type: ignore[misc]
             if now - wait.since > (min(wait.allowed, wait.crowded) if crowded else wait.allowed):
                 logger.warning("%s of %s was ended: the peer is too slow", wait.what, wait.context.peer())
                 self._waits.discard(wait)
-                wait.context.cancel()
+                wait.context.cancel()  # type: ignore[no-untyped-call]
 
     # -- ServerInterceptor -----------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import lmdb
 
-from protos.errors import FLError
+from protos.errors import FLError, WrongState
 
 # Virtual size; the file itself grows with what is stored.
 MAP_BYTES = 1 << 38
@@ -103,10 +103,19 @@ class UserStore:
 
         The version before it is kept: a round that is trained again, or another
         simulator that still is in this round, must see what the round began with.
+
+        Raises:
+            WrongState: those of a later round are there.
         """
         with self._writing() as txn:
             key = _PRIVATE + _digest(uid)
-            older = [(s, p) for s, p in _unpack(uid, txn.get(key)) if s < step]
+            versions = _unpack(uid, txn.get(key))
+            if versions and versions[-1][0] > step:
+                raise WrongState(
+                    f"uid {uid!r}: private parameters of round {step} of the run came, those of round "
+                    f"{versions[-1][0]} are there"
+                )
+            older = [(s, p) for s, p in versions if s < step]
             txn.put(key, _pack(uid, [*older[-1:], (step, payload)]))
 
     def get_private(self, uid: str, step: int) -> bytes | None:
