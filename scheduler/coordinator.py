@@ -95,7 +95,7 @@ class Coordinator:
             self._infos[info.rank] = info
             if len(self._infos) == len(self._ranks):
                 self._state = RoundState(self.rules, {r: i.shards for r, i in self._infos.items()})
-                self._listener.on_layout(self._layout())
+                self._tell_at_once(lambda: self._listener.on_layout(self._layout()))
             self._wake()
             self._wait(lambda: self._state is not None)
             return self._layout()
@@ -191,7 +191,7 @@ class Coordinator:
         """See `RoundState.set_initial`."""
         with self._round_state() as state:
             state.set_initial(params, private)
-            self._listener.on_initial(params)
+            self._tell_at_once(lambda: self._listener.on_initial(params))
             self._wake()
 
     def get_params(self, rank: int, step: int) -> Tensors:
@@ -347,6 +347,14 @@ class Coordinator:
             except Exception as error:  # noqa: BLE001 - whatever it is, the run must end with it
                 self.fail("the scheduler (rank 0) failed:\n" + "".join(traceback.format_exception(error)).rstrip())
                 return
+
+    def _tell_at_once(self, tell: Callable[[], None]) -> None:
+        """Tells the listener while the caller waits; what goes wrong is the scheduler's own failure."""
+        try:
+            tell()
+        except FLError as error:
+            self.fail(str(error))
+            raise RunEnded(str(error)) from error
 
     def _check_rank(self, rank: int) -> None:
         if rank not in self._ranks:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import FLError
+from simulator.node_memory import leave_without_shared_memory
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class FLSimRoleMaker:
 
     def __init__(self, comm: Any = None) -> None:
         if comm is None and launcher_rank() is not None:
+            leave_without_shared_memory(os.environ)
             # Here and not at the top: a shard imports this module too and must not start MPI.
             from mpi4py import MPI
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,13 +50,19 @@ class UserStore:
 
     Args:
         folder: an existing folder on a local file system.
+
+    Raises:
+        FLError: there is no room for it.
     """
 
     def __init__(self, folder: Path) -> None:
         # Nothing here outlives the run, so commits need not reach the disk.
-        self._env = lmdb.open(
-            str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False
-        )
+        try:
+            self._env = lmdb.open(
+                str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False
+            )
+        except (lmdb.Error, OSError, MemoryError) as error:
+            raise _refusal(folder, error) from error
         self._folder = folder
 
     def close(self) -> None:
@@ -159,14 +166,18 @@ class _Writing:
         else:
             self._txn.abort()
         if isinstance(error, lmdb.Error):
-            hint = "the disk is full" if _is_full(error) else str(error)
-            raise FLError(
-                f"the store of users in {self._folder} cannot be written: {hint}; free space or point TMPDIR elsewhere"
-            ) from error
+            raise _refusal(self._folder, error) from error
 
 
-def _is_full(error: lmdb.Error) -> bool:
-    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or str(errno.ENOSPC) in str(error)
+def _refusal(folder: Path, error: Exception) -> FLError:
+    hint = "the disk is full" if _is_full(error) else str(error)
+    return FLError(f"the store of users in {folder} cannot be written: {hint}; free space or point TMPDIR elsewhere")
+
+
+def _is_full(error: Exception) -> bool:
+    # LMDB says EIO where a write came back short.
+    told = (os.strerror(errno.ENOSPC), os.strerror(errno.EIO), os.strerror(errno.EDQUOT))
+    return isinstance(error, lmdb.MapFullError) or any(text in str(error) for text in told)
 
 
 def _digest(uid: str) -> bytes:

@@ -35,7 +35,7 @@ READ_ONLY = {"GetUserData", "GetUserParams", "GetSharedMemory"}
 
 
 def templates(array):
-    """(service, method) -> streams of right messages, but of a rank that is not in the run or of a round that is over."""
+    """(service, method) -> streams of right messages, but of a rank not in the run or of a round that is over."""
     chunks = list(tensor_chunks(array))
     key = pb.RoundKey(rank=9, date=DAY, round=1, step=FAR)
     late = pb.RoundKey(rank=1, date=DAY, round=1, step=0)
