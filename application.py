@@ -17,7 +17,10 @@ class RecipeSettings(Settings):
     """Federated training of a language model: DATA holds one folder a day (YYYYMMDD) with train and test files."""
 
     server_lr: float | None = Field(
-        None, gt=0, description="server learning rate (default: 1.85 for fedavg, else the optimizer's own)"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="server learning rate (default: 1.85 for fedavg, else the optimizer's own)",
     )
 
     def make_server_optimizer(self) -> ServerOptimizer:

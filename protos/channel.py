@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import grpc
 
 from protos.certificates import NAME, Credentials
-from protos.errors import FLError, from_rpc
+from protos.errors import FLError, clipped, from_rpc
+from protos.patience import Patience, StreamBroken
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,31 @@ _SERVER = [
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
 ]
 
+# A call ends this soon after its stream, if that is why the stream ended.
+END_SECONDS = 0.02
+
 Result = TypeVar("Result")
+
+# The call that the current thread of a server answers.
+_CALL: ContextVar[grpc.ServicerContext | None] = ContextVar("call", default=None)
+
+
+def caller_is_there() -> bool:
+    """Whether somebody still waits for the answer that this thread makes; True where it answers no call."""
+    context = _CALL.get()
+    return context is None or bool(context.is_active())
+
+
+def confirm_end(context: grpc.ServicerContext) -> None:
+    """Raises if a stream ended because its call did: before what it brought is taken for whole.
+
+    For streams whose messages do not tell which is the last.  gRPC reports a caller's
+    death, or a message beyond the bound, as the end of the stream and a moment later
+    as the end of the call.
+    """
+    gone = threading.Event()
+    if not context.add_callback(gone.set) or gone.wait(END_SECONDS):
+        raise StreamBroken("the call ended before its stream")
 
 
 def make_server(
@@ -58,7 +86,8 @@ def make_server(
     """
     _check_plain(host, credentials)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
-    server = grpc.server(pool, options=_SERVER)
+    patience = Patience(threads)
+    server = grpc.server(pool, options=_SERVER, interceptors=[patience])
     register(server)
     try:
         if credentials is None:
@@ -70,6 +99,7 @@ def make_server(
     except RuntimeError as error:
         raise FLError(f"cannot listen on {host}: {error}") from error
     server.start()
+    patience.attend(server)
     return server, join_address(host, port)
 
 
@@ -103,10 +133,13 @@ def answering(on_crash: Callable[[BaseException], None]) -> Callable[[Callable[.
     def decorate(method: Callable[..., Result]) -> Callable[..., Result]:
         @functools.wraps(method)
         def run(request: Any, context: grpc.ServicerContext) -> Result:
+            call = _CALL.set(context)
             try:
                 return method(request, context)
             except Exception as error:  # noqa: BLE001 - every failure must reach the caller as a status
                 return cast(Result, _abort(context, error, on_crash))
+            finally:
+                _CALL.reset(call)
 
         return run
 
@@ -121,10 +154,15 @@ def streaming(
     def decorate(method: Callable[..., Iterator[Result]]) -> Callable[..., Iterator[Result]]:
         @functools.wraps(method)
         def run(request: Any, context: grpc.ServicerContext) -> Iterator[Result]:
+            call = _CALL.set(context)
             try:
                 yield from method(request, context)
             except Exception as error:  # noqa: BLE001 - every failure must reach the caller as a status
                 _abort(context, error, on_crash)
+            finally:
+                # gRPC may close a broken call's generator in another thread, which has a context of its own.
+                with contextlib.suppress(ValueError):
+                    _CALL.reset(call)
 
         return run
 
@@ -133,13 +171,13 @@ def streaming(
 
 def _abort(context: grpc.ServicerContext, error: Exception, on_crash: Callable[[BaseException], None]) -> Any:
     if isinstance(error, FLError):
-        context.abort(error.status, str(error))
+        context.abort(error.status, clipped(str(error)))
     if isinstance(error, grpc.RpcError) or not context.is_active():
         # The caller went away in the middle of its stream: there is nobody to answer.
         logger.debug("caller gone: %r", error)
         context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
     on_crash(error)
-    context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+    context.abort(grpc.StatusCode.INTERNAL, clipped(f"{type(error).__name__}: {error}"))
 
 
 class Caller:

@@ -24,6 +24,8 @@ CHUNK_BYTES = 1 << 21
 MAX_NAME = 1024
 MAX_RANK = 32
 MAX_SIZE = 1 << 40
+MAX_TENSORS = 1 << 16
+MAX_STREAM_BYTES = 1 << 36
 DTYPES = frozenset(
     ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
 )
@@ -84,21 +86,26 @@ class TensorAssembler:
         expected: if given, exactly these tensors must come, with these specs.
         into: arrays to write to, by name; the others are made here.
         max_bytes: bound of the sum of all tensors' bytes.
+
+    A tensor that is not expected takes memory as its bytes come, not as its shape says:
+    whoever declares a terabyte must send it.
     """
 
     def __init__(
         self,
         expected: Mapping[str, TensorSpec] | None = None,
         into: Mapping[str, Array] | None = None,
-        max_bytes: int = 1 << 40,
+        max_bytes: int = MAX_STREAM_BYTES,
     ) -> None:
         self._expected = expected
         self._into = into or {}
         self._left = max_bytes
         self._tensors: Tensors = {}
         self._name: str | None = None
-        self._raw: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
-        self._next = 0
+        # Where the bytes go: memory of the tensor's size, or what has come of one that nobody expects.
+        self._raw: npt.NDArray[np.uint8] | bytearray = bytearray()
+        self._spec = TensorSpec("uint8", (0,))
+        self._size = self._next = 0
 
     def add(self, chunk: tensor_pb2.TensorChunk) -> None:
         """Takes the next chunk.
@@ -107,7 +114,8 @@ class TensorAssembler:
             BadInput: it does not fit what came before, its own shape, or what is expected.
             TooLarge: beyond the bounds.
         """
-        if chunk.offset == 0 and self._complete():
+        begins = chunk.offset == 0 and self._complete()
+        if begins:
             self._begin(chunk)
         if chunk.name != self._name or chunk.offset != self._next:
             raise BadInput(
@@ -115,12 +123,18 @@ class TensorAssembler:
                 f"(expected byte {self._next} of {self._name!r})"
             )
         end = self._next + len(chunk.data)
-        if end > self._raw.size:
-            raise BadInput(f"tensor {self._name!r}: {end} bytes or more came, its shape holds {self._raw.size}")
-        if not chunk.data and not self._complete():
-            raise BadInput(f"tensor {self._name!r}: an empty chunk at byte {self._next} of {self._raw.size}")
-        self._raw[self._next : end] = np.frombuffer(chunk.data, np.uint8)
+        if end > self._size:
+            raise BadInput(f"tensor {self._name!r}: {end} bytes or more came, its shape holds {self._size}")
+        if not chunk.data and not (begins and self._size == 0):
+            raise BadInput(f"tensor {self._name!r}: an empty chunk at byte {self._next} of {self._size}")
+        if isinstance(self._raw, bytearray):
+            self._raw += chunk.data
+        else:
+            self._raw[self._next : end] = np.frombuffer(chunk.data, np.uint8)
         self._next = end
+        if isinstance(self._raw, bytearray) and self._raw and self._complete():
+            whole = np.frombuffer(self._raw, np.dtype(self._spec.dtype))
+            self._tensors[chunk.name] = whole.reshape(self._spec.shape)
 
     def finish(self) -> Tensors:
         """All tensors, once the last chunk is in.
@@ -129,7 +143,7 @@ class TensorAssembler:
             BadInput: the stream stopped within a tensor, or a tensor is missing.
         """
         if not self._complete():
-            raise BadInput(f"tensor {self._name!r}: the stream ended at byte {self._next} of {self._raw.size}")
+            raise BadInput(f"tensor {self._name!r}: the stream ended at byte {self._next} of {self._size}")
         if self._expected is not None:
             missing = [name for name in self._expected if name not in self._tensors]
             if missing:
@@ -137,7 +151,7 @@ class TensorAssembler:
         return self._tensors
 
     def _complete(self) -> bool:
-        return self._next == self._raw.size
+        return self._next == self._size
 
     def _begin(self, chunk: tensor_pb2.TensorChunk) -> None:
         name, spec = chunk.name, self._check(chunk)
@@ -145,12 +159,17 @@ class TensorAssembler:
         if self._left < 0:
             raise TooLarge(f"tensor {name!r}: {spec} goes beyond the bytes that may come in one stream")
         array = self._into.get(name)
-        if array is None:
+        if array is None and self._expected is not None:
             array = np.empty(spec.shape, np.dtype(spec.dtype))
-        elif TensorSpec.of(array) != spec or not array.flags.c_contiguous:
+        elif array is not None and (TensorSpec.of(array) != spec or not array.flags.c_contiguous):
             raise BadInput(f"tensor {name!r} is {spec}; what it should go to is {TensorSpec.of(array)}")
-        self._tensors[name] = array
-        self._name, self._raw, self._next = name, array.reshape(-1).view(np.uint8), 0
+        if array is None:
+            self._raw = bytearray()
+            # Holds the place of a tensor that is not empty until its last byte is in.
+            self._tensors[name] = np.empty(spec.shape if spec.nbytes == 0 else 0, np.dtype(spec.dtype))
+        else:
+            self._tensors[name], self._raw = array, array.reshape(-1).view(np.uint8)
+        self._name, self._spec, self._size, self._next = name, spec, spec.nbytes, 0
 
     def _check(self, chunk: tensor_pb2.TensorChunk) -> TensorSpec:
         if not 0 < len(chunk.name) <= MAX_NAME:
@@ -164,6 +183,8 @@ class TensorAssembler:
             raise TooLarge(f"tensor {chunk.name!r}: shape {list(chunk.shape)} has more than {MAX_SIZE} elements")
         if chunk.name in self._tensors:
             raise BadInput(f"tensor {chunk.name!r} came twice")
+        if len(self._tensors) >= MAX_TENSORS:
+            raise TooLarge(f"tensor {chunk.name!r}: more than {MAX_TENSORS} tensors in one stream")
         spec = TensorSpec(chunk.dtype, tuple(chunk.shape))
         if self._expected is not None:
             wanted = self._expected.get(chunk.name)

@@ -71,6 +71,31 @@ class InternalError(FLError):
     status = grpc.StatusCode.INTERNAL
 
 
+# gRPC carries a message in the call's trailer, which holds 8 KiB with each byte that is no plain letter taking three.
+MAX_MESSAGE = 6_000
+
+
+def clipped(message: str) -> str:
+    """A message that fits the trailer of a call: of a long one the beginning and the end."""
+    if _carried(message) <= MAX_MESSAGE:
+        return message
+    head, tail = _begin(message, MAX_MESSAGE // 2), _begin(message[::-1], MAX_MESSAGE // 3)[::-1]
+    return f"{head} ... {tail}"
+
+
+def _carried(text: str) -> int:
+    return sum(1 if " " <= c <= "~" and c != "%" else 3 * len(c.encode("utf-8", "replace")) for c in text)
+
+
+def _begin(text: str, size: int) -> str:
+    """As much of a text as takes `size` bytes."""
+    for i, c in enumerate(text):
+        size -= _carried(c)
+        if size < 0:
+            return text[:i]
+    return text
+
+
 _BY_STATUS = {
     kind.status: kind
     for kind in (BadInput, WrongState, NotFound, AlreadyDone, Forbidden, TooLarge, RunEnded, PeerLost, InternalError)

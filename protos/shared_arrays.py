@@ -8,9 +8,12 @@ memory itself begins with, so that a handle never maps anything else.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from protos.codec import Array, Tensors, TensorSpec
-from protos.errors import NotFound
+from protos.errors import FLError, NotFound
 
 _ALIGN = 64
 _TOKEN_BYTES = 16
+_REMEDY = "free memory, or raise the limits of memory and open files of this job"
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,18 @@ class MemoryHandle:
 
 
 def unnamed_file(purpose: str) -> int:
-    """A file descriptor of an empty file without a name, kept in memory where the system can."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create(purpose)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    """A file descriptor of an empty file without a name, kept in memory where the system can.
+
+    Raises:
+        FLError: there is no memory or no file descriptor for it.
+    """
+    try:
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create(purpose, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+    except OSError as error:
+        raise FLError(f"shared memory {purpose!r} cannot be made: {error.strerror}; {_REMEDY}") from error
 
 
 def machine_id() -> str:
@@ -68,6 +79,7 @@ class SharedArrays:
 
     Raises:
         NotFound: the file is smaller than the arrays.
+        FLError: there is no memory for them.
     """
 
     def __init__(self, fd: int, specs: Mapping[str, TensorSpec], *, create: bool = False) -> None:
@@ -77,11 +89,14 @@ class SharedArrays:
             size += -(-spec.nbytes // _ALIGN) * _ALIGN
         self._fd = fd
         if create:
-            os.ftruncate(fd, size)
+            _give_size(fd, size)
             os.pwrite(fd, secrets.token_bytes(_TOKEN_BYTES), 0)
         elif os.fstat(fd).st_size < size:
             raise NotFound(f"shared memory of {os.fstat(fd).st_size} bytes cannot hold {size}")
-        self._map = mmap.mmap(fd, size)
+        try:
+            self._map = mmap.mmap(fd, size)
+        except OSError as error:
+            raise FLError(f"{size} bytes of shared memory cannot be mapped: {error.strerror}; {_REMEDY}") from error
         self.arrays: Tensors = {name: _view(self._map, spec, offsets[name]) for name, spec in specs.items()}
 
     def __getitem__(self, name: str) -> Array:
@@ -100,17 +115,50 @@ class SharedArrays:
         """
         if not handle.machine or handle.machine != machine_id():
             raise NotFound("the memory is on another machine")
+        path = Path(f"/proc/{handle.pid}/fd/{handle.fd}")
         try:
-            fd = os.open(f"/proc/{handle.pid}/fd/{handle.fd}", os.O_RDWR | os.O_CLOEXEC)
+            # Looked at before it is opened: opening a device or a pipe may do something or wait.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise _not_told(handle)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             raise NotFound(f"the memory of process {handle.pid} cannot be opened: {error.strerror}") from error
         try:
-            if os.pread(fd, _TOKEN_BYTES, 0) != handle.token or len(handle.token) != _TOKEN_BYTES:
-                raise NotFound(f"file descriptor {handle.fd} of process {handle.pid} is not the memory that was told")
+            if not _cannot_shrink(fd) or len(handle.token) != _TOKEN_BYTES:
+                raise _not_told(handle)
+            if os.pread(fd, _TOKEN_BYTES, 0) != handle.token:
+                raise _not_told(handle)
             opened = cls(fd, specs)
         finally:
             os.close(fd)
         return opened
+
+
+def _not_told(handle: MemoryHandle) -> NotFound:
+    return NotFound(f"file descriptor {handle.fd} of process {handle.pid} is not the memory that was told")
+
+
+def _give_size(fd: int, size: int) -> None:
+    """Gives a file its size and its memory.
+
+    Now and not page by page: what is missing is then an error here and not a SIGBUS in
+    the middle of a round.  Nobody can shrink it after that, which would be one as well.
+    """
+    try:
+        os.ftruncate(fd, size)
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        raise FLError(f"{size} bytes of shared memory cannot be had: {error.strerror}; {_REMEDY}") from error
+    with contextlib.suppress(OSError):  # an ordinary file, where the system has no memory files
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+
+
+def _cannot_shrink(fd: int) -> bool:
+    """Whether a file is memory that is sealed as `_give_size` does; an ordinary file has no seals."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:
+        return False
 
 
 def _view(memory: mmap.mmap, spec: TensorSpec, offset: int) -> Array:

@@ -74,6 +74,22 @@ class Sums:
         touched = {name: np.ones(_rows(total.shape), np.bool_) for name, total in totals.items()}
         return cls(totals, touched, streamed=True)
 
+    def check(self, bound: int) -> None:
+        """Refuses sums that no users of this share can have: they could overflow those of the others.
+
+        Args:
+            bound: what no element may go beyond, see `share_bound`.
+
+        Raises:
+            BadInput: with the parameter and the element.
+        """
+        for name, total in self.totals.items():
+            touched = self.touched[name]
+            rows = total if touched.all() else _by_row(total)[touched]
+            if rows.size and max(int(rows.max()), -int(rows.min())) > bound:
+                worst = max(int(rows.max()), -int(rows.min()))
+                raise BadInput(f"parameter {name!r}: a sum of {worst} is beyond the {bound} that its users can add")
+
     def settle(self, name: str) -> Int64:
         """One parameter's sum with zeros where nobody added."""
         touched = self.touched[name]
@@ -88,6 +104,11 @@ def sum_specs(shared: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
     totals = {f"sum/{name}": TensorSpec("int64", spec.shape) for name, spec in shared.items()}
     touched = {f"touched/{name}": TensorSpec("bool", (_rows(spec.shape),)) for name, spec in shared.items()}
     return {**totals, **touched}
+
+
+def share_bound(users: int, cohort_size: int) -> int:
+    """What no element of the sum of so many of a cohort's users goes beyond: see `ExactSum`."""
+    return users * (2**62 // cohort_size + 1)
 
 
 def _rows(shape: tuple[int, ...]) -> int:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from protos.codec import Tensors, TensorSpec
-from protos.errors import AlreadyDone, FLError, NotFound, RunEnded, WrongState
+from protos.channel import caller_is_there
+from protos.codec import MAX_NAME, Tensors, TensorSpec
+from protos.errors import AlreadyDone, BadInput, FLError, NotFound, PeerLost, RunEnded, TooLarge, WrongState
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
 from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
@@ -30,6 +31,14 @@ logger = logging.getLogger(__name__)
 
 # Finished rounds that may wait for the listener; a disk that is slower than the rounds holds them up.
 MAX_UNTOLD = 64
+# Rounds ahead of the one that is due that a simulator of ours may wait for.
+HORIZON = 4 * MAX_AHEAD
+# Of one simulator: calls that wait at once, beside its watch; bytes posted that not all have read.
+MAX_WAITING = 4
+# How often a call that waits looks whether its caller still does.
+LOOK_SECONDS = 1.0
+# Of what a failed simulator says; a whole traceback.
+MAX_FAILURE = 64 << 10
 
 
 class Listener(Protocol):
@@ -90,6 +99,7 @@ class Coordinator:
         self._state: RoundState | None = None
         self._posted: dict[str, dict[int, bytes]] = {}
         self._read: dict[str, set[int]] = {}
+        self._waiting: Counter[int] = Counter()
         self._watching: set[int] = set()
         self._left: set[int] = set()
         self._tests: dict[Round, RoundRecord] = {}
@@ -117,18 +127,19 @@ class Coordinator:
             self._infos[info.rank] = info
             if len(self._infos) == len(self._ranks):
                 self._state = RoundState(self.rules, {r: i.shards for r, i in self._infos.items()})
-                self._listener.on_layout(self._layout())
+                self._tell_at_once(lambda: self._listener.on_layout(self._layout()))
             self._wake()
             self._wait(lambda: self._state is not None)
             return self._layout()
 
     def exchange(self, rank: int, key: str, payload: bytes) -> dict[int, bytes]:
         """Posts bytes under a key; returns everybody's when all have posted."""
-        with self._changed:
-            self._check_rank(rank)
-            posted = self._posted.setdefault(key, {})
-            if rank in posted:
+        if not 0 < len(key) <= MAX_NAME:
+            raise TooLarge(f"rank {rank}: an exchange's key has {len(key)} characters; 1 to {MAX_NAME} are allowed")
+        with self._turn(rank):
+            if rank in self._posted.get(key, ()):
                 raise AlreadyDone(f"rank {rank} has already posted {key!r}")
+            posted = self._posted.setdefault(key, {})
             posted[rank] = payload
             self._wake()
             self._wait(lambda: len(posted) == len(self._ranks))
@@ -139,15 +150,22 @@ class Coordinator:
             return dict(sorted(posted.items()))
 
     def note_watch(self, rank: int) -> None:
-        """Notes that a simulator lives."""
+        """Notes that a simulator lives; its first watch is the one that tells when it does not."""
         with self._changed:
             self._check_rank(rank)
+            if rank in self._watching:
+                raise AlreadyDone(f"rank {rank} is watching already")
             self._watching.add(rank)
 
     def watch(self) -> None:
         """Returns when the run is over, raises when it has failed."""
         with self._changed:
             self._wait(self._all_left, self._over)
+
+    def report_failure(self, rank: int, message: str) -> None:
+        """A simulator cannot go on."""
+        self._check_rank(rank)
+        self.fail(message if len(message) <= MAX_FAILURE else f"{message[:MAX_FAILURE]} ...")
 
     def drop(self, rank: int) -> None:
         """A simulator's watch has ended: unless it said good-bye, the run has failed."""
@@ -189,30 +207,38 @@ class Coordinator:
 
     def add_user_counts(self, rank: int, date: str, split: str, counts: Mapping[str, int]) -> None:
         """See `RoundState.add_user_counts`; returns when all simulators have told theirs."""
-        with self._round_state() as state:
+        with self._turn(rank), self._round_state() as state:
+            self._check_day(date)
             state.add_user_counts(rank, date, split, counts)
             self._wake()
             self._wait(lambda: state.users_ready(date, split))
+
+    def check_teller(self, rank: int, date: str, split: str) -> None:
+        """See `RoundState.check_teller`; the day must be one of the run."""
+        with self._round_state() as state:
+            self._check_day(date)
+            state.check_teller(rank, date, split)
 
     def set_initial(self, params: Tensors, private: Sequence[str]) -> None:
         """See `RoundState.set_initial`."""
         with self._round_state() as state:
             state.set_initial(params, private)
-            self._listener.on_initial(params)
+            self._tell_at_once(lambda: self._listener.on_initial(params))
             self._wake()
 
-    def get_params(self, step: int) -> Tensors:
+    def get_params(self, rank: int, step: int) -> Tensors:
         """The shared parameters before round `step`, waiting until they are made."""
-        with self._round_state() as state:
+        with self._turn(rank), self._round_state() as state:
+            self._check_near(state, step)
             self._wait(lambda: state.params is not None and state.step >= step)
             if state.step != step:
                 raise WrongState(f"the parameters before round {step} are gone: round {state.step} is due")
             assert state.params is not None
             return state.params
 
-    def memory(self) -> MemoryHandle:
+    def memory(self, rank: int) -> MemoryHandle:
         """See `RoundState.memory`; waits until the initial parameters are there."""
-        with self._round_state() as state:
+        with self._turn(rank), self._round_state() as state:
             self._wait(lambda: state.params is not None)
             return state.memory()
 
@@ -238,9 +264,15 @@ class Coordinator:
 
     # -- rounds ------------------------------------------------------------------
 
+    def share_size(self, rank: int, at: Round, phase: str) -> int:
+        """See `RoundState.share_size`."""
+        with self._round_state() as state:
+            return state.share_size(rank, at, phase)
+
     def train_shares(self, rank: int, at: Round, rounds: int, kind: str | None) -> dict[int, Share]:
         """See `RoundState.train_shares`; waits until the first round is near."""
-        with self._round_state() as state:
+        with self._turn(rank), self._round_state() as state:
+            self._check_near(state, at.step)
             # A simulator that has pushed a round may ask for the next before all have.
             self._wait(lambda: state.step + MAX_AHEAD > at.step)
             return state.train_shares(rank, at, rounds, kind)
@@ -253,11 +285,17 @@ class Coordinator:
                 self._keep(record, state)
             self._wake()
 
-    def end_round(self, at: Round) -> bool:
+    def end_round(self, rank: int, at: Round) -> bool:
         """Returns when a round is over: whether a checkpoint is made of the state after it."""
-        with self._round_state() as state:
+        with self._turn(rank), self._round_state() as state:
+            self._check_near(state, at.step)
             self._wait(lambda: state.step > at.step)
             return self._checkpoint_step == at.step + 1
+
+    def check_lanes(self, rank: int, sums: int) -> None:
+        """Refuses more memories of sums than a simulator has shards."""
+        if sums > self._infos[rank].shards:
+            raise BadInput(f"rank {rank} names {sums} memories, it has {self._infos[rank].shards} shards")
 
     def replace(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors) -> None:
         """See `RoundState.replace`."""
@@ -267,13 +305,14 @@ class Coordinator:
 
     def test_share(self, rank: int, at: Round) -> Share:
         """See `RoundState.test_share`; waits until the rounds before it are done."""
-        with self._round_state() as state:
+        with self._turn(rank), self._round_state() as state:
+            self._check_near(state, at.step)
             self._wait(lambda: state.step >= at.step)
             return state.test_share(rank, at)
 
     def report_test(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings) -> RoundRecord:
         """See `RoundState.report_test`; returns when all simulators have reported."""
-        with self._round_state() as state:
+        with self._turn(rank), self._round_state() as state:
             record = state.report_test(rank, at, results, timings)
             if record is not None:
                 self._keep(record, None)
@@ -307,8 +346,7 @@ class Coordinator:
 
     def restore(self, rank: int, step: int) -> None:
         """Goes on from the checkpoint of `step` when all simulators have chosen it."""
-        with self._round_state() as state:
-            self._check_rank(rank)
+        with self._turn(rank), self._round_state() as state:
             if rank in self._restoring:
                 raise AlreadyDone(f"rank {rank} has already chosen a checkpoint")
             if step not in {offer.step for offer in self._listener.offers()}:
@@ -330,6 +368,30 @@ class Coordinator:
             if self._state is None:
                 raise WrongState("not all simulators have joined yet")
             yield self._state
+
+    @contextmanager
+    def _turn(self, rank: int) -> Iterator[None]:
+        """A call of a simulator that may wait, and holds a thread of the server while it does."""
+        with self._changed:
+            self._check_rank(rank)
+            if self._waiting[rank] >= MAX_WAITING:
+                raise TooLarge(f"rank {rank} has {MAX_WAITING} calls that wait; no more are allowed")
+            self._waiting[rank] += 1
+            try:
+                yield
+            finally:
+                self._waiting[rank] -= 1
+                if not self._waiting[rank]:
+                    del self._waiting[rank]
+
+    def _check_near(self, state: RoundState, step: int) -> None:
+        """Refuses to wait for a round that is far off, which would be for ever."""
+        if step > state.step + HORIZON:
+            raise WrongState(f"round {step} of the run was asked for, {state.step} is due")
+
+    def _check_day(self, date: str) -> None:
+        if not any(date in info.days for info in self._infos.values()):
+            raise NotFound(f"date {date[:40]!r} is not a day of this run")
 
     def _keep(self, record: RoundRecord, state: RoundState | None) -> None:
         """Has the listener told of a round, without the simulators waiting for it to write.
@@ -395,6 +457,14 @@ class Coordinator:
                 del self._parts[step]
                 self._wake()
 
+    def _tell_at_once(self, tell: Callable[[], None]) -> None:
+        """Tells the listener while the caller waits; what goes wrong is the scheduler's own failure."""
+        try:
+            tell()
+        except FLError as error:
+            self.fail(str(error))
+            raise RunEnded(str(error)) from error
+
     def _check_rank(self, rank: int) -> None:
         if rank not in self._ranks:
             raise NotFound(f"rank {rank} is not a simulator of this run ({list(self._ranks)})")
@@ -419,4 +489,6 @@ class Coordinator:
                 raise RunEnded(self._failure)
             if ready():
                 return
-            (reason or self._changed).wait()
+            if not caller_is_there():
+                raise PeerLost("the caller went away while it waited")
+            (reason or self._changed).wait(LOOK_SECONDS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from protos.codec import MAX_NAME
-from protos.errors import BadInput, TooLarge
+from protos.errors import BadInput, TooLarge, WrongState
 from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from scheduler.checkpoints import Segment
@@ -18,6 +19,13 @@ from scheduler.samplers import Round
 # Users in one message: far below the bound of a message with the longest uids.
 BATCH = 5_000
 MAX_METRICS = 100
+# Of one simulator's report of a day and split; examples of one user; days of a run; private names.
+MAX_USERS = 20_000_000
+MAX_EXAMPLES = 1 << 40
+MAX_DAYS = 10_000
+MAX_NAMES = 1 << 16
+# Far from where the weights of a cohort, or what they are multiplied with, leave float64.
+MIN_WEIGHT, MAX_WEIGHT = 1e-18, 1e18
 _DATE = re.compile(r"[0-9]{8}")
 _FILE = re.compile(r"[0-9a-z][0-9a-z.-]{0,99}")
 
@@ -83,7 +91,13 @@ def info_from_message(message: pb.SimulatorInfo) -> SimulatorInfo:
 
     Raises:
         BadInput: no shards, or a day that is none.
+        TooLarge: a name beyond its bound, too many days.
     """
+    for what, text in (("host", message.host), ("data address", message.data_address)):
+        if len(text) > MAX_NAME:
+            raise TooLarge(f"rank {message.rank}: its {what} has {len(text)} characters, more than {MAX_NAME}")
+    if len(message.days) > MAX_DAYS:
+        raise TooLarge(f"rank {message.rank} has {len(message.days)} days; at most {MAX_DAYS} are allowed")
     if not 0 < message.shards <= 4096:
         raise BadInput(f"rank {message.rank} has {message.shards} shards; 1 to 4096 are allowed")
     days = tuple(check_date(day) for day in message.days)
@@ -158,26 +172,59 @@ def counts_to_messages(rank: int, date: str, split: str, counts: Mapping[str, in
         yield pb.UserInstNum(rank=rank, date=date, split=split, uids=part, counts=[counts[u] for u in part])
 
 
-def counts_from_messages(messages: Iterable[pb.UserInstNum]) -> tuple[int, str, str, dict[str, int]]:
+def counts_from_messages(
+    messages: Iterable[pb.UserInstNum], check: Callable[[int, str, str], None] | None = None
+) -> tuple[int, str, str, dict[str, int]]:
     """Rank, date, split and counts.
 
+    Args:
+        messages: of the call.
+        check: told rank, date and split as soon as they are known; raises if they cannot be right.
+
     Raises:
-        BadInput: no message, as many uids as counts not, a uid twice.
+        BadInput: no message, as many uids as counts not, a uid twice, more examples than can be.
+        TooLarge: too many users.
     """
     rank, date, split = 0, "", ""
     counts: dict[str, int] = {}
     for number, message in enumerate(messages):
         if number == 0:
             rank, date, split = message.rank, check_date(message.date), message.split
+            if check is not None:
+                check(rank, date, split)
+        elif not message.uids:
+            raise BadInput(f"rank {rank}, date {date}: a message without users after the first")
         if len(message.uids) != len(message.counts):
             raise BadInput(f"rank {rank}: {len(message.uids)} uids but {len(message.counts)} counts")
+        if len(counts) + len(message.uids) > MAX_USERS:
+            raise TooLarge(f"rank {rank}, date {date}: more than {MAX_USERS} users")
         for uid, count in zip(message.uids, message.counts, strict=True):
             if uid in counts:
                 raise BadInput(f"rank {rank}, date {date}: uid {uid!r} came twice")
+            if count > MAX_EXAMPLES:
+                raise BadInput(f"rank {rank}, date {date}: uid {uid!r} has {count} examples, more than {MAX_EXAMPLES}")
             counts[check_uid(uid)] = count
     if not date:
         raise BadInput("an empty stream of user counts")
     return rank, date, split, counts
+
+
+def check_private_names(names: Sequence[str]) -> Sequence[str]:
+    """The names of private parameters, if they can be.
+
+    Raises:
+        TooLarge: too many, empty or too long.
+    """
+    if len(names) > MAX_NAMES:
+        raise TooLarge(f"more than {MAX_NAMES} private names")
+    for name in names:
+        _check_name("a private parameter's name", name)
+    return names
+
+
+def _check_name(what: str, name: str) -> None:
+    if not 0 < len(name) <= MAX_NAME:
+        raise TooLarge(f"{what} has {len(name)} characters; 1 to {MAX_NAME} are allowed")
 
 
 def result_to_message(result: UserResult) -> pb.UserResult:
@@ -187,11 +234,28 @@ def result_to_message(result: UserResult) -> pb.UserResult:
 
 
 def result_from_message(message: pb.UserResult) -> UserResult:
-    """One user's result from a message."""
+    """One user's result from a message.
+
+    Raises:
+        TooLarge: a uid or a metric's name beyond its bound, too many metrics.
+        BadInput: a weight that is none, a metric's count that is negative or not finite.
+    """
+    uid = check_uid(message.uid)
     if len(message.metrics) > MAX_METRICS:
-        raise TooLarge(f"uid {message.uid!r}: {len(message.metrics)} metrics; at most {MAX_METRICS} are allowed")
-    metrics = {name: (pair.sum, pair.count) for name, pair in message.metrics.items()}
-    return UserResult(check_uid(message.uid), message.examples, message.weight, metrics)
+        raise TooLarge(f"uid {uid!r}: {len(message.metrics)} metrics; at most {MAX_METRICS} are allowed")
+    # In an evaluation weights are 0.
+    if message.weight != 0 and not MIN_WEIGHT <= message.weight <= MAX_WEIGHT:
+        raise BadInput(
+            f"uid {uid!r} has weight {message.weight}; it must be above 0, from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}"
+        )
+    metrics = {}
+    for name, pair in message.metrics.items():
+        _check_name(f"uid {uid!r}: a metric's name", name)
+        # A sum may well be NaN: that a user diverged in a test is a result.
+        if not (math.isfinite(pair.count) and pair.count >= 0):
+            raise BadInput(f"uid {uid!r}: metric {name!r} has a count of {pair.count}; it must be finite, not negative")
+        metrics[name] = (pair.sum, pair.count)
+    return UserResult(uid, message.examples, message.weight, metrics)
 
 
 def report_head(rank: int, at: Round, results: Sequence[UserResult]) -> Iterator[pb.RoundReport]:
@@ -209,10 +273,19 @@ def report_tail(timings: Timings) -> pb.RoundReport:
 
 
 class ReportReader:
-    """Puts a report together from its messages."""
+    """Puts a report together from its messages.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: of the run.
+        users: told rank and round as soon as they are known; returns how many users the
+            report may have, or raises if it cannot be right now.
+    """
+
+    def __init__(self, seed: int, users: Callable[[int, Round], int] | None = None) -> None:
         self._seed = seed
+        self._users = users
+        self._limit = MAX_USERS
+        self._names: set[str] = set()
         self.rank = -1
         self.at: Round | None = None
         self.results: list[UserResult] = []
@@ -222,20 +295,42 @@ class ReportReader:
         """Takes the next message.
 
         Raises:
-            BadInput: the first names no round, or one comes after the end.
+            BadInput: the first names no round, one comes after the end, or times that are none.
+            TooLarge: too many metrics.
+            WrongState: more users than the share has.
         """
         if self.timings is not None:
             raise BadInput("a report came after the last one")
         if self.at is None:
-            if not message.HasField("key"):
-                raise BadInput("the first report names no round")
-            key = message.key
-            self.rank = key.rank
-            self.at = Round(self._seed, check_date(key.date), key.round, key.step)
-        self.results.extend(result_from_message(user) for user in message.users)
+            self._begin(message)
+        elif not message.users and not message.HasField("timings"):
+            raise BadInput(f"rank {self.rank}: an empty report after the first one")
+        if len(self.results) + len(message.users) > self._limit:
+            raise WrongState(
+                f"rank {self.rank}'s users are not those of its share: "
+                f"{len(self.results) + len(message.users)} or more came, it has {self._limit}"
+            )
+        for user in message.users:
+            self._take(result_from_message(user))
         if message.HasField("timings"):
             t = message.timings
             self.timings = Timings(t.pull, t.train, t.push, t.wait)
+            if not all(math.isfinite(s) and s >= 0 for s in (t.pull, t.train, t.push, t.wait)):
+                raise BadInput(f"rank {self.rank}: {self.timings}: times must be finite and not negative")
+
+    def _begin(self, message: pb.RoundReport) -> None:
+        if not message.HasField("key"):
+            raise BadInput("the first report names no round")
+        key = message.key
+        self.rank, self.at = key.rank, Round(self._seed, check_date(key.date), key.round, key.step)
+        if self._users is not None:
+            self._limit = self._users(self.rank, self.at)
+
+    def _take(self, result: UserResult) -> None:
+        self._names.update(result.metrics)
+        if len(self._names) > MAX_METRICS:
+            raise TooLarge(f"rank {self.rank}: the users have more than {MAX_METRICS} different metrics")
+        self.results.append(result)
 
     def finish(self) -> tuple[int, Round, list[UserResult], Timings]:
         """Rank, round, results and timings.

@@ -33,11 +33,19 @@ def reduce_metrics(results: Sequence[UserResult]) -> dict[str, Pair]:
     names = sorted({name for result in results for name in result.metrics})
     return {
         name: (
-            math.fsum(r.metrics[name][0] for r in results if name in r.metrics),
-            math.fsum(r.metrics[name][1] for r in results if name in r.metrics),
+            _sum([r.metrics[name][0] for r in results if name in r.metrics]),
+            _sum([r.metrics[name][1] for r in results if name in r.metrics]),
         )
         for name in names
     }
+
+
+def _sum(values: Sequence[float]) -> float:
+    """Correctly rounded; NaN where a value is not finite or the sum is beyond float64."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # ValueError: infinity minus infinity
+        return math.nan
 
 
 def ratio(pair: Pair) -> float:

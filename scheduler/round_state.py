@@ -17,7 +17,7 @@ import numpy as np
 from protos.codec import Tensors, TensorSpec, specs
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
-from scheduler.aggregation import Sums, mean_factor, scale_exponent, total_weight
+from scheduler.aggregation import Sums, mean_factor, scale_exponent, share_bound, total_weight
 from scheduler.checkpoints import Snapshot
 from scheduler.metrics import UserResult
 from scheduler.placement import place
@@ -79,16 +79,12 @@ class RoundState:
             BadInput: a user without examples, an unknown split; or, with the last
                 report, a day on which a round cannot be sampled.
         """
-        if split not in (TRAIN, TEST):
-            raise BadInput(f"split {split!r} is neither {TRAIN!r} nor {TEST!r}")
+        self.check_teller(rank, date, split)
         empty = [uid for uid, count in counts.items() if count < 1]
         if empty:
             raise BadInput(f"date {date}, {split}: uid {empty[0]!r} has no examples")
         key = (date, split)
         reported = self._reported.setdefault(key, set())
-        if rank in reported:
-            raise AlreadyDone(f"rank {rank} has already told its users of {date}, {split}")
-        self._check_rank(rank)
         merged = dict(self._counts.get(key, {}))
         for uid, count in counts.items():
             merged[uid] = merged.get(uid, 0) + count
@@ -106,6 +102,14 @@ class RoundState:
         else:
             self._counts[key] = merged
         reported.add(rank)
+
+    def check_teller(self, rank: int, date: str, split: str) -> None:
+        """Whether a simulator may tell its users of a day; raises as `add_user_counts`."""
+        self.check_rank(rank)
+        if split not in (TRAIN, TEST):
+            raise BadInput(f"split {split!r} is neither {TRAIN!r} nor {TEST!r}")
+        if rank in self._reported.get((date, split), ()):
+            raise AlreadyDone(f"rank {rank} has already told its users of {date}, {split}")
 
     def users_ready(self, date: str, split: str) -> bool:
         """Whether every simulator has told its users of the day."""
@@ -207,7 +211,7 @@ class RoundState:
             NotFound: the day's users are not known.
             BadInput: too many rounds at once.
         """
-        self._check_rank(rank)
+        self.check_rank(rank)
         if kind is not None and self.rules.sampler.name != kind:
             raise WrongState(f"the run samples with {self.rules.sampler.name!r}, not {kind!r}")
         self._check_due(at, rounds)
@@ -274,6 +278,11 @@ class RoundState:
             raise WrongState("this run trains without federation: it takes parameters, not deltas")
         if bool(sums) != bool(results):
             raise BadInput(f"rank {rank} pushed {len(results)} users but {len(sums)} sums")
+        if len(sums) > self._lanes[rank]:
+            raise BadInput(f"rank {rank} pushed {len(sums)} sums, it has {self._lanes[rank]} shards")
+        assert self._open is not None, "_check_results has seen it"
+        for each in sums:
+            each.check(share_bound(len(results), len(self._open.cohort)))
         arrived = self._arrive(self._open, rank, results, timings)
         for each in sums:
             self._add_sums(each)
@@ -317,8 +326,10 @@ class RoundState:
 
     def test_share(self, rank: int, at: Round) -> Share:
         """The simulator's share of the users to test; raises as `train_shares`."""
-        self._check_rank(rank)
+        self.check_rank(rank)
         if self._test is None:
+            if at.round != at.step:
+                raise WrongState(f"a test after {at.step} rounds was asked for as the one after {at.round}")
             if at.step != self.step or (self._open is not None and self._open.arrived):
                 raise WrongState(f"a test after {at.step} rounds was asked for, {self.step} are done")
             users = self._table(at.date, TEST)
@@ -350,7 +361,8 @@ class RoundState:
             raise WrongState("the initial parameters are not set yet")
         return self.params
 
-    def _check_rank(self, rank: int) -> None:
+    def check_rank(self, rank: int) -> None:
+        """Raises NotFound if a rank is no simulator."""
         if rank not in self._lanes:
             raise NotFound(f"rank {rank} is not a simulator of this run ({sorted(self._lanes)})")
 
@@ -377,21 +389,34 @@ class RoundState:
         }
         return _Open(at, cohort, shares)
 
-    def _check_results(self, round_: _Open | None, rank: int, at: Round, results: Sequence[UserResult]) -> None:
-        self._check_rank(rank)
+    def share_size(self, rank: int, at: Round, phase: str) -> int:
+        """How many users a simulator reports in the round or evaluation that is on; raises as `push`."""
+        round_ = self._open if phase == TRAIN else self._test
+        return len(self._share_of(round_, rank, at).uids)
+
+    def _share_of(self, round_: _Open | None, rank: int, at: Round) -> Share:
+        self.check_rank(rank)
         if round_ is None or round_.at != at:
             raise WrongState(f"results for {_where(at)} came, but {_where(round_.at) if round_ else 'no round'} is on")
         if rank in round_.arrived:
             raise AlreadyDone(f"rank {rank} has already pushed {_where(at)}")
-        share = round_.shares[rank]
+        return round_.shares[rank]
+
+    def _check_results(self, round_: _Open | None, rank: int, at: Round, results: Sequence[UserResult]) -> None:
+        share = self._share_of(round_, rank, at)
         if sorted(r.uid for r in results) != sorted(share.uids):
             odd = {r.uid for r in results} ^ set(share.uids)
             raise WrongState(f"{_where(at)}: rank {rank}'s users are not those of its share: {sorted(odd)[:3]}")
+        known = dict(zip(share.uids, share.counts, strict=True))
         for result in results:
             if not (math.isfinite(result.weight) and result.weight >= 0) or (
                 round_ is self._open and result.weight == 0
             ):
                 raise BadInput(f"{_where(at)}: uid {result.uid!r} has weight {result.weight}; it must be above 0")
+            if result.examples != known[result.uid]:
+                raise WrongState(
+                    f"{_where(at)}: uid {result.uid!r} came with {result.examples} examples, it has {known[result.uid]}"
+                )
 
     def _arrive(self, round_: _Open | None, rank: int, results: Sequence[UserResult], timings: Timings) -> bool:
         assert round_ is not None

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from protos.certificates import Credentials
-from protos.channel import answering, make_server, streaming
+from protos.channel import answering, confirm_end, make_server, streaming
 from protos.codec import TensorAssembler, tensor_chunks
 from protos.errors import BadInput
 from protos.shared_arrays import MemoryHandle, SharedArrays
@@ -22,6 +22,7 @@ from scheduler.coordinator import Coordinator
 from scheduler.messages import (
     Layout,
     ReportReader,
+    check_private_names,
     counts_from_messages,
     handle_from_message,
     handle_to_message,
@@ -32,12 +33,13 @@ from scheduler.messages import (
     shares_to_messages,
 )
 from scheduler.metrics import reduce_metrics
+from scheduler.rounds import TEST, TRAIN
 from scheduler.samplers import Round
 
 logger = logging.getLogger(__name__)
 
-# Calls of one simulator that may be under way at once: watch, loop, shares ahead, checkpoint, failure, spare.
-THREADS_PER_SIMULATOR = 6
+# Calls of one simulator that may be under way at once: its watch, MAX_WAITING that wait, uploads, a failure report.
+THREADS_PER_SIMULATOR = 8
 
 
 def start_scheduler_server(
@@ -58,7 +60,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._do = coordinator
-        self._maps: dict[MemoryHandle, Sums] = {}
+        self._maps: dict[int, dict[MemoryHandle, Sums]] = {}
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
         for name in ("Register", "ReportFailure", "UpdateUserInstNum", "UpdateGlobalParams", "FedAvgUpdate",
@@ -87,11 +89,13 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._do.watch()
 
     def ReportFailure(self, request: pb.Failure, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802, D102
-        self._do.fail(request.message)
+        self._do.report_failure(request.rank, request.message)
         return pb.Empty()
 
     def UpdateUserInstNum(self, request: Iterable[pb.UserInstNum], context: Any) -> pb.Empty:  # noqa: N802, D102
-        self._do.add_user_counts(*counts_from_messages(request))
+        told = counts_from_messages(request, self._do.check_teller)
+        confirm_end(context)
+        self._do.add_user_counts(*told)
         return pb.Empty()
 
     def SampleUsersToTrain(self, request: pb.SampleRequest, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
@@ -115,11 +119,11 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
     def GetGlobalParams(  # noqa: N802, D102
         self, request: pb.GetGlobalParamsRequest, context: Any
     ) -> Iterator[tensor_pb2.TensorChunk]:
-        yield from tensor_chunks(self._do.get_params(request.step))
+        yield from tensor_chunks(self._do.get_params(request.rank, request.step))
 
     def UpdateGlobalParams(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.Empty:  # noqa: N802, D102
         expected = self._do.param_specs()
-        tensors, report = TensorAssembler(expected), ReportReader(self._do.rules.seed)
+        tensors, report = TensorAssembler(expected), self._report(TRAIN)
         private: list[str] = []
         for message in request:
             part = message.WhichOneof("part")
@@ -130,15 +134,20 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
                 report.add(message.report)
             elif part == "private_names":
                 private.extend(message.private_names.names)
+                check_private_names(private)
+            else:
+                raise BadInput("an empty message; parameters come as reports, chunks and private names")
         if report.at is None:
-            self._do.set_initial(tensors.finish(), private)
+            params = tensors.finish()
+            confirm_end(context)
+            self._do.set_initial(params, private)
         else:
             rank, at, results, timings = report.finish()
             self._do.replace(rank, at, results, timings, tensors.finish())
         return pb.Empty()
 
     def FedAvgUpdate(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.RoundEnd:  # noqa: N802, D102
-        tensors, report = TensorAssembler(self._do.push_specs()), ReportReader(self._do.rules.seed)
+        tensors, report = TensorAssembler(self._do.push_specs()), self._report(TRAIN)
         for message in request:
             part = message.WhichOneof("part")
             if part == "chunk":
@@ -150,35 +159,44 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
                 raise BadInput(f"a push carries reports and chunks, not {part}")
         rank, at, results, timings = report.finish()
         self._do.push(rank, at, results, timings, [Sums.whole(tensors.finish())] if results else [])
-        return pb.RoundEnd(checkpoint=self._do.end_round(at))
+        return pb.RoundEnd(checkpoint=self._do.end_round(rank, at))
 
     def FedAvgUpdateInMemory(self, request: pb.MemoryPush, context: Any) -> pb.RoundEnd:  # noqa: N802, D102
-        report = ReportReader(self._do.rules.seed)
+        report = self._report(TRAIN)
         for message in request.reports:
             report.add(message)
-        sums = [self._mapped(handle_from_message(handle)) for handle in request.sums]
         rank, at, results, timings = report.finish()
+        sums = self._mapped(rank, [handle_from_message(handle) for handle in request.sums])
         self._do.push(rank, at, results, timings, sums)
         # The caller's shards read the next parameters where these are: not before they are made.
-        return pb.RoundEnd(checkpoint=self._do.end_round(at))
+        return pb.RoundEnd(checkpoint=self._do.end_round(rank, at))
 
     def EndRound(self, request: pb.RoundKey, context: Any) -> pb.RoundEnd:  # noqa: N802, D102
         at = Round(self._do.rules.seed, request.date, request.round, request.step)
-        return pb.RoundEnd(checkpoint=self._do.end_round(at))
+        return pb.RoundEnd(checkpoint=self._do.end_round(request.rank, at))
 
     def GetSharedMemory(self, request: pb.SimulatorRank, context: Any) -> pb.MemoryHandle:  # noqa: N802, D102
-        return handle_to_message(self._do.memory())
+        return handle_to_message(self._do.memory(request.rank))
 
-    def _mapped(self, handle: MemoryHandle) -> Sums:
-        """The sums of a shard of this machine; mapped once."""
-        if handle not in self._maps:
-            specs = self._do.param_specs() or {}
-            arrays = SharedArrays.open(handle, sum_specs(specs)).arrays
-            self._maps[handle] = Sums.of(arrays, specs)
-        return self._maps[handle]
+    def _mapped(self, rank: int, handles: list[MemoryHandle]) -> list[Sums]:
+        """The sums of a simulator's shards on this machine; those of its last push are mapped already."""
+        if len(set(handles)) != len(handles):
+            raise BadInput(f"rank {rank} names the same memory twice")
+        self._do.check_lanes(rank, len(handles))
+        specs, known = self._do.param_specs() or {}, self._maps.get(rank, {})
+        for handle in handles:
+            if any(handle in theirs for other, theirs in self._maps.items() if other != rank):
+                raise BadInput(f"rank {rank} names memory of another simulator's shards")
+        maps = {h: known.get(h) or Sums.of(SharedArrays.open(h, sum_specs(specs)).arrays, specs) for h in handles}
+        if handles:
+            self._maps[rank] = maps
+        return list(maps.values())
+
+    def _report(self, phase: str) -> ReportReader:
+        return ReportReader(self._do.rules.seed, lambda rank, at: self._do.share_size(rank, at, phase))
 
     def UpdateTestMetrics(self, request: Iterable[pb.RoundReport], context: Any) -> pb.TestSummary:  # noqa: N802, D102
-        report = ReportReader(self._do.rules.seed)
+        report = self._report(TEST)
         for message in request:
             report.add(message)
         record = self._do.report_test(*report.finish())

@@ -20,6 +20,7 @@ parameters are cut; x is rounded to its own dtype once.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -39,6 +40,9 @@ class ServerOptimizer(ABC):
 
     Args:
         learning_rate: server learning rate.
+
+    Raises:
+        BadInput: it is not above 0, or not finite.
     """
 
     name: ClassVar[str]
@@ -50,6 +54,8 @@ class ServerOptimizer(ABC):
     keeps_untouched: ClassVar[bool] = False
 
     def __init__(self, learning_rate: float) -> None:
+        if not 0 < learning_rate < math.inf:
+            raise BadInput(f"{type(self).__name__}: learning rate {learning_rate}; it must be above 0 and finite")
         self.learning_rate = learning_rate
         self._state: dict[str, dict[str, Float64]] = {}
 

@@ -21,6 +21,7 @@ from simulator.store import UserRecord, UserStore
 
 # Records committed together: a whole day in one transaction would hold its pages in memory.
 BATCH_BYTES = 16 << 20
+MAX_STEP = 1 << 40
 
 
 class PrivateSchema:
@@ -121,6 +122,8 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
 
     def GetUserData(self, request: pb.UserDataKey, context: Any) -> Iterator[tensor_pb2.TensorBundle]:  # noqa: N802, D102
         self._check_owner(request.uid)
+        check_date(request.set.date)
+        check_split(request.set.split)
         found = self._store.get_examples(request.uid, request.set.date, request.set.split)
         if not found:
             raise NotFound(f"uid {request.uid!r} has no {request.set.split} data on {request.set.date!r}")
@@ -133,6 +136,7 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
 
     def GetUserParams(self, request: pb.UserParamsKey, context: Any) -> Iterator[tensor_pb2.TensorChunk]:  # noqa: N802, D102
         self._check_known(request.uid)
+        check_step(request.uid, request.step)
         payload = self._store.get_private(request.uid, request.step)
         if payload is not None:
             yield from tensor_chunks(from_bundle(tensor_pb2.TensorBundle.FromString(payload)))
@@ -144,10 +148,13 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
             raise BadInput("the first message names no uid")
         uid = first.key.uid
         self._check_known(uid)
+        check_step(uid, first.key.step)
 
         def chunks() -> Iterator[tensor_pb2.TensorChunk]:
             yield first.chunk
             for message in messages:
+                if message.HasField("key"):
+                    raise BadInput(f"uid {uid!r}: only the first message names a uid")
                 yield message.chunk
 
         tensors = assemble(chunks(), self._schema.specs())
@@ -179,6 +186,17 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
         self._check_owner(uid)
         if not self._store.knows(uid):
             raise NotFound(f"unknown uid {uid!r}")
+
+
+def check_step(uid: str, step: int) -> int:
+    """The round of the run, if it can be one.
+
+    Raises:
+        BadInput: beyond what any run has.
+    """
+    if step > MAX_STEP:
+        raise BadInput(f"uid {uid!r}: round {step} of the run; at most {MAX_STEP} are allowed")
+    return step
 
 
 def check_split(split: str) -> str:

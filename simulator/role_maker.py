@@ -17,6 +17,7 @@ import numpy as np
 from protos.certificates import Credentials, certify, make_key
 from simulator.addresses import LOOPBACK, choose_address, own_addresses, place
 from simulator.launcher import end_launcher_later, leave_with
+from simulator.node_memory import leave_without_shared_memory
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class FLSimRoleMaker:
 
     def __init__(self, comm: Any = None) -> None:
         if comm is None and launcher_rank() is not None:
+            leave_without_shared_memory(os.environ)
             # Here and not at the top: a shard imports this module too and must not start MPI.
             from mpi4py import MPI
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
+
+from protos.errors import FLError
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +24,22 @@ class ScratchFolder:
 
     Removed by `remove`, by the shards if the process is killed, and by the next run on
     this machine if all of them were.
+
+    Raises:
+        FLError: it cannot be made.
     """
 
     def __init__(self) -> None:
-        _sweep(Path(tempfile.gettempdir()))
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self._alive = (self.path / "alive").open("w")
-        fcntl.flock(self._alive, fcntl.LOCK_EX)
+        try:
+            _sweep(Path(tempfile.gettempdir()))
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self._alive = (self.path / "alive").open("w")
+            fcntl.flock(self._alive, fcntl.LOCK_EX)
+        except OSError as error:
+            raise FLError(
+                f"no temporary folder can be made in TMPDIR ({os.environ.get('TMPDIR', 'not set')}): {error.strerror}; "
+                "free space or point TMPDIR elsewhere"
+            ) from error
 
     def remove(self) -> None:
         """Removes the folder and all in it."""

@@ -8,7 +8,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, create_model
@@ -32,6 +32,8 @@ BAD_USAGE = 2
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
 _NO_MEANING |= {"shards", "tune", "shared_memory", "progress", "interface"}
+# Of numbers that cross the wire as 32 bits, and of what nobody needs more of.
+MOST = (1 << 31) - 1
 
 
 class Settings(BaseSettings):
@@ -50,28 +52,30 @@ class Settings(BaseSettings):
         None, description="go on with the run whose record is in this folder, from its last checkpoint"
     )
     checkpoint_every: int | None = Field(
-        None, ge=0, description="rounds between checkpoints (default: one a minute; 0: none)"
+        None, ge=0, le=MOST, description="rounds between checkpoints (default: one a minute; 0: none)"
     )
 
-    rounds: int = Field(100, ge=0, description="rounds a day")
+    rounds: int = Field(100, ge=0, le=MOST, description="rounds a day")
     mode: Literal["federated", "centralized"] = Field(
         "federated", description="centralized: the same users one after another, with no averaging"
     )
-    seed: int = Field(0, ge=0, description="of every random stream")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of every random stream")
     init: Path | None = Field(None, description="NPZ file of initial parameters, such as a record's params/final.npz")
     train_last_day: bool = Field(False, description="train on the last day too, after its test")
 
     sampler: Literal["uniform", "hash", "fixed"] = Field("uniform", description="how the users of a round are chosen")
-    sample_num: int = Field(10, ge=1, description="users a round (uniform)")
-    min_ins_num: int = Field(1, ge=1, description="examples a user must have to be chosen (uniform, hash)")
+    sample_num: int = Field(10, ge=1, le=MOST, description="users a round (uniform)")
+    min_ins_num: int = Field(1, ge=1, le=MOST, description="examples a user must have to be chosen (uniform, hash)")
     hash_percent: float = Field(1.0, gt=0, le=100, description="per cent of the users that train every round (hash)")
     plan: Path | None = Field(None, description="JSON list of lists of uids, one a round (fixed), such as cohorts.json")
 
-    epochs: int = Field(1, ge=1, description="local epochs a round")
-    batch_size: int = Field(5, ge=1, description="examples in a local batch")
-    lr: float = Field(1.0, gt=0, description="local learning rate")
-    max_grad_norm: float | None = Field(5.0, gt=0, description="global norm local gradients are clipped to")
-    private: tuple[str, ...] = Field(
+    epochs: int = Field(1, ge=1, le=MOST, description="local epochs a round")
+    batch_size: int = Field(5, ge=1, le=MOST, description="examples in a local batch")
+    lr: float = Field(1.0, gt=0, allow_inf_nan=False, description="local learning rate")
+    max_grad_norm: float | None = Field(
+        5.0, gt=0, allow_inf_nan=False, description="global norm local gradients are clipped to"
+    )
+    private: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="patterns of the parameters each user keeps to itself, such as 'out.bias' or 'out.*'"
     )
 
@@ -79,14 +83,16 @@ class Settings(BaseSettings):
         "fedavg", description="how the mean delta moves the global parameters"
     )
     server_lr: float | None = Field(
-        None, gt=0, description="server learning rate (default: the optimizer's own; 1 for fedavg)"
+        None, gt=0, allow_inf_nan=False, description="server learning rate (default: the optimizer's own; 1 for fedavg)"
     )
 
     test_sampler: Literal["all", "one-percent", "none"] = Field("all", description="users that are tested")
-    eval_every: int = Field(0, ge=0, description="also test every so many rounds, on the next day's data (0: never)")
+    eval_every: int = Field(
+        0, ge=0, le=MOST, description="also test every so many rounds, on the next day's data (0: never)"
+    )
 
     shards: int | None = Field(
-        None, ge=1, description="worker processes a simulator (default: the machine's usable cores)"
+        None, ge=1, le=4096, description="worker processes a simulator (default: the machine's usable cores)"
     )
     tune: bool = Field(True, description="set the shards' environment for speed (allocator, MKL)")
     shared_memory: bool = Field(
@@ -108,12 +114,16 @@ class Settings(BaseSettings):
             if self.plan is None:
                 raise BadInput("--sampler fixed needs --plan FILE")
             return FixedSampler.from_file(self.plan)
+        if self.plan is not None:
+            raise BadInput(f"--plan {self.plan} needs --sampler fixed, not {self.sampler}")
         if self.sampler == "hash":
             return HashSampler(self.hash_percent, self.min_ins_num)
         return UniformSampler(self.sample_num, self.min_ins_num)
 
     def make_test_sampler(self) -> TestSampler:
         """The test sampler these settings name."""
+        if self.eval_every and self.test_sampler == NoTestSampler.name:
+            raise BadInput(f"--eval-every {self.eval_every} tests during the training, but --test-sampler is none")
         kinds: dict[str, type[TestSampler]] = {
             kind.name: kind for kind in (AllTestSampler, OnePercentTestSampler, NoTestSampler)
         }
@@ -228,6 +238,8 @@ def _read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput(f"--config {path}: expected settings as name: value")
     named = {str(name).replace("-", "_"): value for name, value in content.items()}
+    if named.get("data", "") is None:
+        del named["data"]
     unknown = sorted(set(named) - set(kind.model_fields))
     if unknown:
         raise BadInput(f"--config {path}: unknown setting {unknown[0]!r}; known are {', '.join(kind.model_fields)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import lmdb
 
-from protos.errors import FLError
+from protos.errors import FLError, WrongState
 
 # Virtual size; the file itself grows with what is stored.
 MAP_BYTES = 1 << 38
@@ -49,13 +50,19 @@ class UserStore:
 
     Args:
         folder: an existing folder on a local file system.
+
+    Raises:
+        FLError: there is no room for it.
     """
 
     def __init__(self, folder: Path) -> None:
         # Nothing here outlives the run, so commits need not reach the disk.
-        self._env = lmdb.open(
-            str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False
-        )
+        try:
+            self._env = lmdb.open(
+                str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False
+            )
+        except (lmdb.Error, OSError, MemoryError) as error:
+            raise _refusal(folder, error) from error
         self._folder = folder
         # A process that was killed leaves its place among the readers taken, and what it read cannot be reused.
         self._env.reader_check()
@@ -110,10 +117,19 @@ class UserStore:
 
         The version before it is kept: a round that is trained again, or another
         simulator that still is in this round, must see what the round began with.
+
+        Raises:
+            WrongState: those of a later round are there.
         """
         with self._writing() as txn:
             key = _PRIVATE + _digest(uid)
-            versions = {**dict(_unpack(uid, txn.get(key))), step: payload}
+            versions = dict(_unpack(uid, txn.get(key)))
+            if step not in versions and max(versions, default=-1) > step:
+                raise WrongState(
+                    f"uid {uid!r}: private parameters of round {step} of the run came, those of round "
+                    f"{max(versions)} are there"
+                )
+            versions[step] = payload
             txn.put(key, _pack(uid, sorted(versions.items())[-2:]))
 
     def get_private(self, uid: str, step: int) -> bytes | None:
@@ -190,14 +206,18 @@ class _Writing:
         else:
             self._txn.abort()
         if isinstance(error, lmdb.Error):
-            hint = "the disk is full" if _is_full(error) else str(error)
-            raise FLError(
-                f"the store of users in {self._folder} cannot be written: {hint}; free space or point TMPDIR elsewhere"
-            ) from error
+            raise _refusal(self._folder, error) from error
 
 
-def _is_full(error: lmdb.Error) -> bool:
-    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or str(errno.ENOSPC) in str(error)
+def _refusal(folder: Path, error: Exception) -> FLError:
+    hint = "the disk is full" if _is_full(error) else str(error)
+    return FLError(f"the store of users in {folder} cannot be written: {hint}; free space or point TMPDIR elsewhere")
+
+
+def _is_full(error: Exception) -> bool:
+    # LMDB says EIO where a write came back short.
+    told = (os.strerror(errno.ENOSPC), os.strerror(errno.EIO), os.strerror(errno.EDQUOT))
+    return isinstance(error, lmdb.MapFullError) or any(text in str(error) for text in told)
 
 
 def _digest(uid: str) -> bytes:

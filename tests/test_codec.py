@@ -222,3 +222,20 @@ def test_a_spec_says_dtype_shape_and_bytes():
     spec = TensorSpec.of(np.zeros((3, 5), np.float64))
     assert (str(spec), spec.nbytes) == ("float64[3, 5]", 120)
     assert TensorSpec("float32", ()).nbytes == 4
+
+
+def test_a_declared_shape_takes_no_memory_until_its_bytes_come():
+    assembler = TensorAssembler()
+    assembler.add(tensor_pb2.TensorChunk(name="w", dtype="float32", shape=[1 << 33], data=bytes(8)))
+    assert len(assembler._raw) == 8
+    with pytest.raises(BadInput, match="the stream ended at byte 8 of 34359738368"):
+        assembler.finish()
+
+
+def test_tensors_of_one_stream_are_bounded(monkeypatch):
+    monkeypatch.setattr("protos.codec.MAX_TENSORS", 3)
+    assembler = TensorAssembler()
+    for name in "abc":
+        assembler.add(tensor_pb2.TensorChunk(name=name, dtype="int8", shape=[0]))
+    with pytest.raises(TooLarge, match="'d': more than 3 tensors in one stream"):
+        assembler.add(tensor_pb2.TensorChunk(name="d", dtype="int8", shape=[0]))

@@ -262,7 +262,7 @@ def test_an_evaluation_gathers_all_users_and_moves_nothing():
     assert state.test_share(2, at(0, 0, NEXT)).uids == ("a", "y")
     when = at(0, 0, NEXT)
     before = (frozen(state.params), state.step)
-    two = [UserResult(uid, 1, 0.0, {"top1": (1.0, 4.0)}) for uid in ("y", "a")]
+    two = [UserResult(uid, {"a": 3, "y": 1}[uid], 0.0, {"top1": (1.0, 4.0)}) for uid in ("y", "a")]
     assert state.report_test(2, when, two, NO_TIME) is None
     with pytest.raises(AlreadyDone, match="rank 2 has already pushed"):
         state.report_test(2, when, two, NO_TIME)

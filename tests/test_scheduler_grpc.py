@@ -156,7 +156,9 @@ def test_an_evaluation_of_more_users_than_a_message_holds(ready):
 
     def evaluate(client, rank):
         uids = shares[rank - 1].uids
-        return client.update_test_metrics(when, [UserResult(u, 1, 0.0, {"top1": (0.5, 1.0)}) for u in uids], NO_TIME)
+        return client.update_test_metrics(
+            when, [UserResult(u, counts[u], 0.0, {"top1": (0.5, 1.0)}) for u in uids], NO_TIME
+        )
 
     assert ready.both(evaluate) == [(10_003, {"top1": (5001.5, 10_003.0)})] * 2
     assert [r.uid for r in ready.heard.told(1)[0].results] == sorted(counts)

@@ -55,6 +55,7 @@ def chunks(tensors):
     return [pb.ParamsMessage(chunk=chunk) for chunk in tensor_chunks(tensors)]
 
 
+KEY = pb.RoundKey(rank=2, date=DAY, round=1)
 TAIL = pb.ParamsMessage(report=report_tail(NO_TIME))
 HEAD, SUMS = head("b", "c"), chunks(grid(-2, 6))
 MANY = pb.UserResult(uid="b", weight=1.0, metrics={f"m{i}": pb.Metric() for i in range(101)})
@@ -74,15 +75,15 @@ PUSHES = {
     "a tensor twice": ([HEAD, *SUMS, *SUMS, TAIL], BAD, "'w' came twice"),
     "a private tensor": ([HEAD, *chunks({"mine": np.zeros(2, int)}), TAIL], FORBIDDEN, "'mine' is private"),
     "a uid without end": (
-        [pb.ParamsMessage(report=pb.RoundReport(key=pb.RoundKey(date=DAY), users=[pb.UserResult(uid="u" * 2000)]))],
+        [pb.ParamsMessage(report=pb.RoundReport(key=KEY, users=[pb.UserResult(uid="u" * 2000)]))],
         TOO_LARGE, "2000 characters",
     ),
     "a uid of nothing": (
-        [pb.ParamsMessage(report=pb.RoundReport(key=pb.RoundKey(date=DAY), users=[pb.UserResult()]))],
+        [pb.ParamsMessage(report=pb.RoundReport(key=KEY, users=[pb.UserResult()]))],
         TOO_LARGE, "has 0 characters",
     ),
     "too many metrics": (
-        [pb.ParamsMessage(report=pb.RoundReport(key=pb.RoundKey(date=DAY), users=[MANY]))],
+        [pb.ParamsMessage(report=pb.RoundReport(key=KEY, users=[MANY]))],
         TOO_LARGE, "uid 'b': 101 metrics",
     ),
 }  # fmt: skip

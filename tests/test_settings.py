@@ -182,7 +182,7 @@ MISTAKES = {
     "no number": (["data", "--sample-num", "x"], ["--sample-num", "'x'", "valid integer"]),
     "no whole number": (["data", "--seed", "1.5"], ["--seed", "'1.5'", "valid integer"]),
     "a rate of zero": (["data", "--lr", "0"], ["--lr", "'0'", "greater than 0"]),
-    "a rate that is none": (["data", "--server-lr", "nan"], ["--server-lr", "'nan'", "greater than 0"]),
+    "a rate that is none": (["data", "--server-lr", "nan"], ["--server-lr", "'nan'", "finite number"]),
     "more than all": (["data", "--hash-percent", "101"], ["--hash-percent", "'101'", "less than or equal to 100"]),
     "no shards": (["data", "--shards", "0"], ["--shards", "'0'", "greater than or equal to 1"]),
     "a sampler": (["data", "--sampler", "best"], ["--sampler", "'best'", "'uniform', 'hash' or 'fixed'"]),

@@ -1,0 +1,43 @@
+"""The servers of the fuzz test, in a process of their own so that their memory and threads can be told.
+
+Prints the addresses of the scheduler and the data server; at the end of its input, what has failed.
+"""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from hostile import LiveData
+
+from scheduler.coordinator import Coordinator
+from scheduler.rounds import Rules
+from scheduler.samplers import AllTestSampler, UniformSampler
+from scheduler.scheduler_server import start_scheduler_server
+from scheduler.server_optimizers import FedAvgM
+
+
+def make_rules():
+    """A day that outlasts the noise."""
+    return Rules(7, UniformSampler(6), AllTestSampler(), FedAvgM(0.5), rounds=1_000_000)
+
+
+def main():
+    def nothing(told):
+        pass
+
+    listener = SimpleNamespace(on_layout=nothing, on_initial=nothing, on_record=nothing)
+    coordinator = Coordinator(make_rules(), [1, 2], listener)
+    server, address = start_scheduler_server(coordinator, "127.0.0.1", 2)
+    data = LiveData(Path(sys.argv[1]), {"bias": np.zeros(3, np.float32)})
+    print(json.dumps([address, data.address]), flush=True)
+    sys.stdin.read()
+    print(json.dumps([coordinator.failure, [repr(error) for error in data.crashes]]), flush=True)
+    coordinator.fail("the test is over")
+    server.stop(0).wait(20)
+    data.server.stop(0).wait(20)
+
+
+if __name__ == "__main__":
+    main()
