@@ -35,6 +35,8 @@ MAX_UNTOLD = 64
 HORIZON = 4 * MAX_AHEAD
 # Of one simulator: calls that wait at once, beside its watch; bytes posted that not all have read.
 MAX_WAITING = 4
+# Files that one simulator's part of a checkpoint may be spread over.
+MAX_SEGMENTS = 1000
 # How often a call that waits looks whether its caller still does.
 LOOK_SECONDS = 1.0
 # Of what a failed simulator says; a whole traceback.
@@ -332,6 +334,8 @@ class Coordinator:
         """
         with self._changed:
             self._check_rank(rank)
+            if len(segments) > MAX_SEGMENTS:
+                raise TooLarge(f"rank {rank} names {len(segments)} files; at most {MAX_SEGMENTS} are allowed")
             parts = self._parts.get(step)
             if parts is None:
                 raise WrongState(f"no checkpoint is being made of the state after {step} rounds")
@@ -340,8 +344,9 @@ class Coordinator:
             parts.segments[rank] = tuple(segments)
             self._finish_checkpoint(step)
 
-    def offers(self) -> Sequence[Offer]:
+    def offers(self, rank: int) -> Sequence[Offer]:
         """The checkpoints the run may go on from, newest first."""
+        self._check_rank(rank)
         return self._listener.offers()
 
     def restore(self, rank: int, step: int) -> None:

@@ -210,7 +210,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
     def GetCheckpoints(self, request: pb.SimulatorRank, context: Any) -> pb.Checkpoints:  # noqa: N802, D102
         offers = [
             pb.Checkpoint(step=offer.step, date=offer.date, segments=[segment_to_message(s) for s in offer.segments])
-            for offer in self._do.offers()
+            for offer in self._do.offers(request.rank)
         ]
         return pb.Checkpoints(checkpoints=offers)
 

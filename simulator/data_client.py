@@ -116,7 +116,8 @@ class DataClient:
                 self._restore(self.owner(uid), batch)
                 batch.clear()
         for owner, batch in batches.items():
-            self._restore(owner, batch)
+            if batch:
+                self._restore(owner, batch)
 
     def _restore(self, owner: int, batch: Sequence[tuple[str, int, bytes]]) -> None:
         if owner == self._rank:

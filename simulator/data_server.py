@@ -163,19 +163,23 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
         return pb.DataReceipt(users=1)
 
     def RestoreUserParams(self, request: Iterable[pb.StoredParams], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
-        if self._store.has_examples():
-            raise WrongState("private parameters of a checkpoint came after the first day was loaded")
         total, batch, size = 0, [], 0
-        for message in request:
-            uid, tensors = message.key.uid, from_bundle(message.params)
+        for number, message in enumerate(request):
+            if number == 0 and self._store.has_examples():
+                raise WrongState("private parameters of a checkpoint came after the first day was loaded")
+            uid, step = message.key.uid, message.key.step
             self._check_owner(uid)
+            check_step(uid, step)
+            tensors = from_bundle(message.params)
             self._schema.check(uid, tensors)
             payload = to_bundle(tensors).SerializeToString()
-            batch.append((uid, message.key.step, payload))
+            batch.append((uid, step, payload))
             size += len(payload)
             if size > BATCH_BYTES:
                 total += self._store.restore_private(batch)
                 batch, size = [], 0
+        if not total and not batch:
+            raise BadInput("an empty stream of private parameters")
         return pb.DataReceipt(users=total + self._store.restore_private(batch))
 
     def _check_owner(self, uid: str) -> None:

@@ -31,7 +31,7 @@ STRINGS = [
 ]
 DOUBLES = [0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, 5e-324]
 WHOLE = [0, 1, 2, 3, 9, 255, 2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
-READ_ONLY = {"GetUserData", "GetUserParams", "GetSharedMemory"}
+READ_ONLY = {"GetUserData", "GetUserParams", "GetSharedMemory", "GetCheckpoints"}
 
 
 def templates(array):
@@ -73,6 +73,10 @@ def templates(array):
         "FedAvgUpdate": [push(key), push(late)],
         "FedAvgUpdateInMemory": [[pb.MemoryPush(reports=[pb.RoundReport(key=k, users=users), tail], sums=[handle])]
                                  for k in (key, late)],
+        "EndRound": [[key], [late]],
+        "ReportSegments": [[pb.SegmentReport(rank=9, step=1, segments=[pb.Segment(name="a", size=1, digest=b"d")])]],
+        "GetCheckpoints": [[pb.SimulatorRank(rank=9)], [pb.SimulatorRank(rank=1)]],
+        "Restore": [[pb.RestoreRequest(rank=9, step=1)]],
         "UpdateTestMetrics": [reports, [pb.RoundReport(key=late, users=users), tail]],
         "Exit": [[pb.SimulatorRank(rank=9)]],
     }  # fmt: skip
@@ -84,6 +88,7 @@ def templates(array):
         "UpdateUserParams": [
             [dpb.UserParams(key=mine, chunk=chunks[0]), *(dpb.UserParams(chunk=c) for c in chunks[1:])]
         ],
+        "RestoreUserParams": [[dpb.StoredParams(key=mine, params=to_bundle(array))] * 2],
     }
     assert set(scheduler) == {m.name for m in SCHEDULER.methods}
     assert set(data) == {m.name for m in DATA.methods}

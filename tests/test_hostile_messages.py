@@ -108,6 +108,11 @@ def simulator(**changes):
     return pb.SimulatorInfo(**{"rank": 2, "host": "h", "data_address": "a:1", "shards": 1, "days": [DAY], **changes})
 
 
+def segments(*names, rank=2, digest=b"d"):
+    files = [pb.Segment(name=name, size=1, digest=digest) for name in names or ["a.private"]]
+    return pb.SegmentReport(rank=rank, step=1, segments=files)
+
+
 # Reports that every method which takes reports refuses: name -> (reports, status, text).
 REPORTS = {
     "another round": ([report(user(), number=2)], STATE, "round 2 came, but"),
@@ -228,6 +233,19 @@ SCHEDULER_CASES = [
     ("FedAvgUpdate", parts(HEAD, chunk(data=bytes(8)), TAIL), BAD, "the stream ended at byte 8 of 16"),
     ("FedAvgUpdateInMemory", [pb.MemoryPush(reports=[HEAD, TAIL])], BAD, "rank 2 pushed 2 users but 0 sums"),
     ("UpdateTestMetrics", [], BAD, "the stream ended before"),
+    ("EndRound", [key(rank=9)], NONE, "rank 9"),
+    ("EndRound", [key(step=2**63)], STATE, "0 is due"),
+    ("GetCheckpoints", [pb.SimulatorRank(rank=9)], NONE, "rank 9"),
+    ("Restore", [pb.RestoreRequest(rank=9, step=1)], NONE, "rank 9"),
+    ("Restore", [pb.RestoreRequest(rank=2, step=1)], NONE, "there is no checkpoint after 1 rounds"),
+    ("ReportSegments", [segments(rank=9)], NONE, "rank 9"),
+    ("ReportSegments", [segments()], STATE, "no checkpoint is being made of the state after 1 rounds"),
+    ("ReportSegments", [segments("../../x")], BAD, "'../../x' is not the name of a file"),
+    ("ReportSegments", [segments("/etc/passwd")], BAD, "'/etc/passwd' is not the name"),
+    ("ReportSegments", [segments(LONG)], BAD, "is not the name of a file"),
+    ("ReportSegments", [segments("")], BAD, "'' is not the name of a file"),
+    ("ReportSegments", [segments(*["a"] * 1001)], LARGE, "rank 2 names 1001 files"),
+    ("ReportSegments", [segments(digest=bytes(MIB))], BAD, "is not the name of a file"),
 ]  # fmt: skip
 for _sample in ("SampleUsersToTrain", "SampleUsersWithHash", "FixedUsersToTrain"):
     SCHEDULER_CASES.append((_sample, [pb.SampleRequest(key=key(rank=9), rounds=1)], NONE, "rank 9"))
@@ -495,6 +513,36 @@ def own_params(chunks=None, **changes):
     return [dpb.UserParams(key=params_key(**changes) if i == 0 else None, chunk=c) for i, c in enumerate(chunks)]
 
 
+def stored(arrays=None, **changes):
+    return dpb.StoredParams(key=params_key(**changes), params=to_bundle(OWN if arrays is None else arrays))
+
+
+# To a server that has no examples yet.
+RESTORED = {
+    "an unknown array": (stored({"w": np.zeros(2)}), BAD, "private parameter 'w' float64[2] is not the model's"),
+    "another shape": (stored({"bias": np.zeros(3, np.float32)}), BAD, "float32[3] is not the model's"),
+    "NaN": (stored({"bias": np.array([NAN, 0], np.float32)}), BAD, "'bias' holds NaN or infinity"),
+    "nothing": (stored({}), BAD, "private parameters are missing: ['bias']"),
+    "another's uid": (stored(uid=OTHERS), STATE, "another data server"),
+    "a long uid": (stored(uid=LONG), LARGE, "2000 characters"),
+    "a round without end": (stored(step=2**63), BAD, "round 9223372036854775808 of the run"),
+    "no key": (dpb.StoredParams(params=to_bundle(OWN)), LARGE, "0 characters"),
+}
+
+
+@pytest.mark.parametrize(("message", "status", "text"), RESTORED.values(), ids=list(RESTORED))
+def test_what_no_checkpoint_holds_is_not_restored(tmp_path, message, status, text):
+    made = LiveData(tmp_path / "store", OWN)
+    with raw_channel(made.address) as channel:
+        got = refusal(channel, DATA, "RestoreUserParams", [stored(uid="mine2"), message])
+        assert (got[0], text in got[1]) == (status, True), got
+        assert made.contents() == {}
+        send(channel, DATA, "RestoreUserParams", [stored(step=3), stored(step=7), stored(step=5)])
+    assert made.store.get_private(UID, 8) == made.store.get_private(UID, 6) == to_bundle(OWN).SerializeToString()
+    assert made.store.get_private(UID, 5) is None
+    made.close()
+
+
 KEYS = {
     "a path for a date": ({"date": "../../x"}, BAD, "date '../../x' is not of the form"),
     "a long date": ({"date": "2" * 600}, BAD, "is not of the form"),
@@ -543,6 +591,8 @@ DATA_CASES = [
     ("UpdateUserParams", own_params([chunk("bias", "float32", data=bytes(4))]), BAD, "ended at byte 4 of 8"),
     ("UpdateUserParams", own_params([chunk("bias", "float32", data=bytes(12))]), BAD, "its shape holds 8"),
     ("UpdateUserParams", [*own_params(), *own_params()], BAD, "only the first message names a uid"),
+    ("RestoreUserParams", [], BAD, "an empty stream"),
+    ("RestoreUserParams", [stored()], STATE, "came after the first day was loaded"),
 ]  # fmt: skip
 
 
