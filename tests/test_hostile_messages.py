@@ -21,7 +21,8 @@ from protos.stubs import data_server_pb2 as dpb
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import tensor_pb2
 from scheduler.aggregation import sum_specs
-from scheduler.messages import handle_to_message, report_head, report_tail
+from scheduler.messages import handle_to_message
+from scheduler.reports import report_head, report_tail
 from scheduler.rounds import Timings
 
 BAD, STATE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
