@@ -22,14 +22,13 @@ from scheduler.messages import (
     info_from_message,
     info_to_message,
     key_to_message,
-    report_head,
-    report_tail,
     sample_request,
     segment_from_message,
     segment_to_message,
     shares_from_messages,
 )
 from scheduler.metrics import Pair, UserResult
+from scheduler.reports import report_head, report_tail
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
 

@@ -21,7 +21,6 @@ from scheduler.aggregation import Sums, sum_specs
 from scheduler.coordinator import Coordinator
 from scheduler.messages import (
     Layout,
-    ReportReader,
     check_private_names,
     counts_from_messages,
     handle_from_message,
@@ -33,6 +32,7 @@ from scheduler.messages import (
     shares_to_messages,
 )
 from scheduler.metrics import reduce_metrics
+from scheduler.reports import ReportReader
 from scheduler.rounds import TEST, TRAIN
 from scheduler.samplers import Round
 

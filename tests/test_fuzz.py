@@ -20,8 +20,9 @@ from fuzzing import DAY, RUN_UID, Mutator
 from hostile import DATA, WAIT, raw_channel
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from running import ROOT, environment
+from running import ROOT, TINY, environment, kill_all, metrics, params, private, read_until, run, same, start, tree
 from scheduler_run import background, soon
+from tiny_task import make_data
 
 from protos.codec import TensorSpec, to_bundle
 from protos.shared_arrays import SharedArrays, unnamed_file
@@ -208,7 +209,7 @@ def noise(live, seed, messages):
             assert status in EXPECTED, (seed, method, stream, status)
             statuses[status] += 1
             sent += max(1, len(stream))
-    live.sent += sent
+            live.sent += max(1, len(stream))
     return statuses
 
 
@@ -262,3 +263,51 @@ def test_a_hundred_thousand_mutated_messages_change_nothing_and_nothing_grows(li
     assert later[0] - memory < 32 << 20
     assert later[1] <= threads + 8  # gRPC's own pool breathes
     assert later[2] <= files + 8
+
+
+# -- a real job --------------------------------------------------------------------
+
+
+def listening(process):
+    """The addresses that the processes of a job listen on, by rank."""
+    ranks = [p for p in tree(process) if "tiny_task" in " ".join(p.cmdline()) and "python" in p.name()]
+    found = {int(p.environ()["PMI_RANK"]): p.net_connections("tcp") for p in ranks}
+    return {rank: [f"127.0.0.1:{c.laddr.port}" for c in each if c.status == "LISTEN"] for rank, each in found.items()}
+
+
+def served(addresses):
+    """The address at which gRPC answers; MPI may listen too."""
+    for address in addresses:
+        with raw_channel(address) as channel:
+            call = channel.unary_unary("/none/none", request_serializer=bytes, response_deserializer=bytes)
+            with pytest.raises(grpc.RpcError) as caught:
+                call(b"", timeout=2.0)
+        if caught.value.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return address
+    raise AssertionError(f"nobody answers at {addresses}")
+
+
+@pytest.mark.slow
+def test_a_real_job_ends_with_the_bits_it_has_without_the_noise(tmp_path):
+    data = make_data(tmp_path / "data")
+    flags = ["--rounds", 400, "--sample-num", 4, "--shards", 1, "--private", "out.bias", "--no-shared-memory"]
+    run(TINY, data, *flags, "--output", tmp_path / "quiet", ranks=2)
+    process = start(TINY, data, *flags, "--progress", "plain", "--output", tmp_path / "noisy", ranks=2)
+    try:
+        read_until(process, "round 1/")
+        addresses = listening(process)
+        ours = SimpleNamespace(scheduler=served(addresses[0]), data=served(addresses[1]), sent=0)
+        noise(ours, "job", 800)
+        assert process.poll() is None, "the job has ended before the noise: give it more rounds"
+        process.stdout.read()
+        assert process.wait(60) == 0
+    finally:
+        if process.poll() is None:
+            kill_all(process)
+        process.stdout.close()
+    assert ours.sent > 100
+    assert same(params(tmp_path / "noisy"), params(tmp_path / "quiet"))
+    assert metrics(tmp_path / "noisy") == metrics(tmp_path / "quiet")
+    assert len(private(tmp_path / "noisy")) == 12
+    for uid, arrays in private(tmp_path / "quiet").items():
+        assert same(private(tmp_path / "noisy")[uid], arrays)

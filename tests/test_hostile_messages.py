@@ -20,8 +20,9 @@ from protos.shared_arrays import SharedArrays, machine_id, unnamed_file
 from protos.stubs import data_server_pb2 as dpb
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import tensor_pb2
-from scheduler.aggregation import sum_specs
-from scheduler.messages import handle_to_message, report_head, report_tail
+from scheduler.aggregation import Sums, sum_specs
+from scheduler.messages import handle_to_message
+from scheduler.reports import report_head, report_tail
 from scheduler.rounds import Timings
 
 BAD, STATE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
@@ -44,7 +45,8 @@ def run():
     soon(made.clients[0].update_global_params, {"w": np.array([1.0, 2.0], np.float32)}, ["mine"])
     made.both(lambda client, rank: client.update_user_inst_num(DAY, "train", COUNTS if rank == 1 else {}))
     made.both(lambda client, _: client.sample_user_list(at()))
-    soon(made.clients[0].fedavg_update, at(), [result("a")], lambda: NO_TIME, grid(4, 0))
+    # Not by its client, which would wait for the end of the round.
+    made.coordinator.push(1, at(), [result("a")], NO_TIME, [Sums.whole(grid(4, 0))])
     yield made
     # After all that was refused, the round ends as by hand in test_round_state.
     soon(made.clients[1].fedavg_update, at(), [result("b"), result("c")], lambda: NO_TIME, grid(-2, 6))

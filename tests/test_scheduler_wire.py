@@ -12,15 +12,13 @@ from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
 from scheduler.aggregation import Sums
 from scheduler.messages import (
-    ReportReader,
     counts_from_messages,
     counts_to_messages,
-    report_head,
-    report_tail,
     shares_from_messages,
     shares_to_messages,
 )
 from scheduler.metrics import UserResult
+from scheduler.reports import ReportReader, report_head, report_tail
 from scheduler.rounds import Share, Timings
 
 BAD, FORBIDDEN = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED

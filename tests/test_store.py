@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.errors import BadInput, FLError
+from protos.errors import BadInput, FLError, WrongState
 from simulator.examples import check_examples, join_examples
 from simulator.store import UserRecord, UserStore
 
@@ -119,8 +119,11 @@ def test_a_round_that_is_trained_again_replaces_its_own_version_only(store):
 
 def test_a_late_write_of_an_earlier_round_pushes_out_no_newer_one(store):
     """What a shard sent before it died may be handled after the one in its place went on."""
-    for step in (3, 5, 7, 3):
+    for step in (3, 5, 7):
         store.put_private("a", step, bytes([step]))
+    with pytest.raises(WrongState, match="of round 3 of the run came, those of round 7 are there"):
+        store.put_private("a", 3, bytes([3]))
+    store.put_private("a", 5, bytes([5]))  # of one that is kept: the same bits again
     assert [store.get_private("a", step) for step in (5, 6, 7, 8)] == [None, bytes([5]), bytes([5]), bytes([7])]
 
 
