@@ -27,7 +27,7 @@ def main():
     def nothing(told):
         pass
 
-    listener = SimpleNamespace(on_layout=nothing, on_initial=nothing, on_record=nothing)
+    listener = SimpleNamespace(on_layout=nothing, on_initial=nothing, on_record=nothing, offers=list)
     coordinator = Coordinator(make_rules(), [1, 2], listener)
     server, address = start_scheduler_server(coordinator, "127.0.0.1", 2)
     data = LiveData(Path(sys.argv[1]), {"bias": np.zeros(3, np.float32)})
