@@ -33,6 +33,7 @@ class ShardSettings:
         params_fd: unnamed file of the shared parameters.
         sums_fd: unnamed file of this shard's sums.
         queue_fd: unnamed file of the work queue.
+        linger: whether to look for the next job for a moment before falling asleep.
     """
 
     index: int
@@ -46,6 +47,7 @@ class ShardSettings:
     params_fd: int
     sums_fd: int
     queue_fd: int
+    linger: bool = True
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from scheduler.streams import stream_key, stream_of
 from simulator import jobs
 from simulator.data_client import DataClient
 from simulator.examples import Examples, check_examples
+from simulator.linger import SHORT_JOB_SECONDS, linger
 from simulator.logs import set_up_logging
 from simulator.store import UserRecord, UserStore
 from simulator.work_queue import WorkQueue
@@ -371,17 +372,22 @@ def main(pipe: int, lifeline: int) -> None:
     _die_with_parent(lifeline, settings.store)
     set_up_logging(f"rank {settings.rank} shard {settings.index}")
     shard = Shard(settings)
+    short = False
     while True:
+        if short:
+            linger(connection.fileno())
         try:
             job = connection.recv()
         except (EOFError, OSError):
             _orphaned(lifeline, settings.store)
         if isinstance(job, jobs.Stop):
             return
+        began = time.perf_counter()
         try:
             answer: Any = jobs.Done(shard.run(job))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the simulator ends the run with it
             answer = _failure(shard, error)
+        short = settings.linger and time.perf_counter() - began < SHORT_JOB_SECONDS
         try:
             connection.send(answer)
         except OSError:

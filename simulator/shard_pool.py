@@ -26,7 +26,7 @@ class ShardPool:
 
     Args:
         count: how many.
-        tune: whether to set the environment for speed.
+        tune: whether to do what is for speed only: the environment, lingering.
         settings: as `jobs.ShardSettings`, without index and file descriptors.
     """
 
@@ -37,6 +37,7 @@ class ShardPool:
         # Closed only when this process ends: a shard that reads its end of it leaves.
         self._lifeline, self._hold = os.pipe()
         self._settings = settings
+        self._tune = tune
         self._environment = shard_environment(os.environ, tune=tune)
         self._params: SharedArrays | None = None
         self._sums: list[Sums] = []
@@ -59,6 +60,7 @@ class ShardPool:
             params_fd=self._params_fd,
             sums_fd=self._sums_fds[index],
             queue_fd=self._queue_fd,
+            linger=self._tune,
             **self._settings,
         )
         return ShardProcess(told, self._environment, self._lifeline)
