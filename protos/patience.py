@@ -85,7 +85,7 @@ class Patience(grpc.ServerInterceptor):  # type: ignore[type-arg]
             return None
         method = details.method.rpartition("/")[2]
         behave = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
-        decode = _decoder(handler.request_deserializer, method)
+        decode = _decoder(handler.request_deserializer or bytes, method)
         take = self._messages if handler.request_streaming else self._message
 
         if handler.response_streaming:
