@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,17 @@ while [ "${1#-}" != "$1" ]; do shift; done
 host=${1##*.}; shift
 exec ip netns exec PREFIX-$host unshare --uts sh -c \
     "hostname node$host; [ ! -d FOLDER/disk$host ] || mount --bind FOLDER/disk$host FOLDER/disk; $*"
+"""
+# A port that nobody listens on refuses as soon as its host is reached.
+REACH = """
+import socket, sys
+while True:
+    try:
+        socket.create_connection((sys.argv[1], 9), timeout=5)
+    except ConnectionRefusedError:
+        break
+    except OSError:
+        continue
 """
 
 
@@ -66,8 +78,13 @@ class Hosts:
         ip("-n", self.switch, "link", "set", f"port{number}", "down")
 
     def join(self, number: int) -> None:
-        """The host is back."""
+        """The host is back: it reaches the others."""
         ip("-n", self.switch, "link", "set", f"port{number}", "up")
+        for name in (self.switch, *map(self.namespace, self.numbers)):
+            # What was looked for in vain is not looked for again for a while.
+            ip("-n", name, "neigh", "flush", "all")
+        command = ["ip", "netns", "exec", self.namespace(number), sys.executable, "-c", REACH, f"{NETWORK}.254"]
+        subprocess.run(command, check=True, timeout=30)
 
     def outside(self) -> list[str]:
         """Begins a command that runs on the network of the hosts, but on none of them."""

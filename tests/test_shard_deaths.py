@@ -103,7 +103,7 @@ def test_one_death_changes_no_bit(references, tmp_path, orders, moment):
     (line,) = survives(references, tmp_path, orders, [moment.format(uid=uid)])
     names_uid = not moment.startswith(("read", "took"))
     assert (f"uid '{uid}'" in line) == names_uid
-    assert ("file " in line) == moment.startswith("read")
+    assert (" at file " in line) == moment.startswith("read")
 
 
 def everything(expected):
