@@ -44,9 +44,11 @@ BAD = {
     "shards": {**COUNT, "99999999999999999999": "less than or equal to 4096"},
     "tune": SWITCH,
     "shared_memory": SWITCH,
+    "checkpoint_every": FROM_0,
     "progress": {"fast": "'auto', 'bar', 'plain' or 'none'"},
 }
-PATHS = {"data", "config", "output", "init", "plan", "private"}
+# Tried where they are used: in test_settings, test_resume, test_addresses.
+PATHS = {"data", "config", "output", "resume", "init", "plan", "private", "interface"}
 CASES = [(name, value, text) for name, values in BAD.items() for value, text in values.items()]
 
 

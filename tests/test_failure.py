@@ -103,7 +103,12 @@ def roles(process):
 
 @pytest.mark.parametrize(
     ("role", "index"),
-    [("mpirun", 0), ("launcher", 0), ("rank", 0), ("rank", 1), ("rank", 2)],
+    [
+        ("mpirun", 0),
+        ("rank", 0),
+        ("rank", 1),
+        *(pytest.param(*which, marks=pytest.mark.slow) for which in (("launcher", 0), ("rank", 2))),
+    ],
 )
 def test_sigkill_of_any_process_ends_the_run(data, tmp_path, role, index):
     process = hanging_run(data, tmp_path, ranks=3)
@@ -220,7 +225,9 @@ def test_a_pattern_that_matches_nothing_lists_the_names(data, tmp_path):
     assert "out.bias" in text
 
 
-@pytest.mark.parametrize("kind", ["names", "shape", "nan", "garbage"])
+@pytest.mark.parametrize(
+    "kind", ["names", *(pytest.param(k, marks=pytest.mark.slow) for k in ("shape", "nan", "garbage"))]
+)
 def test_bad_initial_parameters(data, tmp_path, kind):
     good = {"hidden.weight": (6, 5), "hidden.bias": (5,), "norm.weight": (5,), "norm.bias": (5,), "norm._mean": (5,),
             "norm._variance": (5,), "out.weight": (5, 3), "out.bias": (3,)}  # fmt: skip

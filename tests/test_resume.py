@@ -83,7 +83,7 @@ def test_the_folder_alone_says_how_to_go_on(reference, crashed):
     assert "resumed_after_rounds:\n- 20\n" in (crashed / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("mode", [pytest.param("federated", marks=SLOW), "centralized"])
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=SLOW) for mode in ("federated", "centralized")])
 def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, mode):
     """Rounds 12 and 24 end a day: its test comes after the checkpoint."""
     data = make_data(tmp_path / "data")
