@@ -48,7 +48,7 @@ def one_line(text):
 # -- exceptions in user code -------------------------------------------------
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_exception_in_a_trainer_names_uid_date_and_round(data, tmp_path, ranks):
     began = time.monotonic()
     text = fails(data, *RUN, "--trouble", "raise", "--trouble-uid", "user005", "--output", tmp_path, ranks=ranks)

@@ -185,7 +185,9 @@ def test_an_interface_that_a_host_lacks_is_said_before_anything_starts(hosts, da
 @pytest.mark.parametrize(
     ("number", "named"),
     [
-        pytest.param(3, r"^rank [01]: .*\brank 2\b.* (is gone|does not answer)", id="a simulator"),
+        pytest.param(
+            3, r"^rank [01]: .*\brank 2\b.* (is gone|does not answer)", id="a simulator", marks=pytest.mark.slow
+        ),
         pytest.param(
             1,
             r"^rank [12]: .*the scheduler \(rank 0\) at \S+ does not answer",

@@ -234,7 +234,8 @@ def shards_of(process):
     return [each for each in tree(process) if "simulator.shard" in " ".join(each.cmdline())]
 
 
-@pytest.mark.parametrize("which", [*(pytest.param([index], marks=SLOW) for index in range(4)), [0, 1, 2, 3]], ids=str)
+@pytest.mark.parametrize("which", [[0], [1], [2], [3], [0, 1, 2, 3]], ids=str)
+@SLOW
 def test_shards_killed_while_one_trains_and_the_others_are_idle(references, tmp_path, orders, which):
     """One simulator waits for its shard and the other for the scheduler, whoever is killed."""
     data, expected = references("federated")
