@@ -285,7 +285,6 @@ class Coordinator:
             record = state.push(rank, at, results, timings, sums)
             if record is not None:
                 self._keep(record, state)
-            self._wake()
 
     def end_round(self, rank: int, at: Round) -> bool:
         """Returns when a round is over: whether a checkpoint is made of the state after it."""
@@ -303,7 +302,6 @@ class Coordinator:
         """See `RoundState.replace`."""
         with self._round_state() as state:
             self._keep(state.replace(rank, at, results, timings, params), state)
-            self._wake()
 
     def test_share(self, rank: int, at: Round) -> Share:
         """See `RoundState.test_share`; waits until the rounds before it are done."""
@@ -317,9 +315,8 @@ class Coordinator:
         with self._turn(rank), self._round_state() as state:
             record = state.report_test(rank, at, results, timings)
             if record is not None:
-                self._keep(record, None)
                 self._tests = {at: record}
-            self._wake()
+                self._keep(record, None)
             self._wait(lambda: at in self._tests)
             return self._tests[at]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,6 +57,7 @@ class SimulationFramework:
         self._service: _SchedulerService | None = None
         self._simulation: Simulation | None = None
         self._rules: Rules | None = None
+        self._meaning: dict[str, Any] = {}
         self._address = ""
         self._output = Path()
 
@@ -152,11 +152,11 @@ class SimulationFramework:
                     read_npz(self._settings.init, "--init")
         except FLError as error:
             problem = str(error)
-        meaning = meaning_of(self._settings, self._rules) if self._rules is not None else None
-        expected = self._role.share(meaning)
-        if problem is None and expected is not None and meaning is not None:
-            # Through JSON as what came: tuples are lists there.
-            problem = differing(self._role.rank, json.loads(json.dumps(meaning)), json.loads(json.dumps(expected)))
+        if self._rules is not None:
+            self._meaning = meaning_of(self._settings, self._rules)
+        expected = self._role.share(self._meaning)
+        if problem is None and expected:
+            problem = differing(self._role.rank, self._meaning, expected)
         first = self._role.agree(problem)
         if first is not None:
             if self.is_scheduler():
@@ -183,7 +183,7 @@ class SimulationFramework:
             settings = self._settings
             output = settings.resume or settings.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
             try:
-                self._service = _SchedulerService(self._role, self._settings, self._rules, output)
+                self._service = _SchedulerService(self._role, self._settings, self._rules, self._meaning, output)
                 told = (self._service.address, str(output.absolute()), None)
             except FLError as error:
                 told = ("", "", str(error))
@@ -218,11 +218,13 @@ class SimulationFramework:
 class _SchedulerService:
     """Rank 0's part: the server, the record and what a person sees."""
 
-    def __init__(self, role: FLSimRoleMaker, settings: Settings, rules: Rules, output: Path) -> None:
+    def __init__(
+        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any], output: Path
+    ) -> None:
         self._settings, self._rules = settings, rules
         shown = settings.model_dump(mode="json", exclude={"config", "resume"})
         self.checkpoints = CheckpointFolder(output / FOLDER)
-        self._meaning = with_files(meaning_of(settings, rules), settings)
+        self._meaning = with_files(meaning, settings)
         self._found: dict[int, Checkpoint] = {}
         if settings.resume is not None:
             self._found = {c.snapshot.step: c for c in self._find_checkpoints(output)}

@@ -80,12 +80,3 @@ class PrivateSaver:
                 match = _NAME.fullmatch(path.name)
                 if match is not None and int(match[1]) == self._rank and path.name not in needed:
                     path.unlink(missing_ok=True)
-
-
-def remove_strangers(folder: Path, ranks: Sequence[int]) -> None:
-    """Removes files of ranks that are no longer in the run."""
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            match = _NAME.fullmatch(path.name)
-            if match is not None and int(match[1]) not in ranks:
-                path.unlink(missing_ok=True)

@@ -122,15 +122,13 @@ class UserStore:
             WrongState: those of a later round are there.
         """
         with self._writing() as txn:
-            key = _PRIVATE + _digest(uid)
-            versions = dict(_unpack(uid, txn.get(key)))
+            versions = _versions(txn, uid)
             if step not in versions and max(versions, default=-1) > step:
                 raise WrongState(
                     f"uid {uid!r}: private parameters of round {step} of the run came, those of round "
                     f"{max(versions)} are there"
                 )
-            versions[step] = payload
-            txn.put(key, _pack(uid, sorted(versions.items())[-2:]))
+            _put_versions(txn, uid, {**versions, step: payload})
 
     def get_private(self, uid: str, step: int) -> bytes | None:
         """A user's private parameters as they were before global round `step`."""
@@ -152,9 +150,7 @@ class UserStore:
         count = 0
         with self._writing() as txn:
             for uid, step, payload in records:
-                key = _PRIVATE + _digest(uid)
-                versions = {**dict(_unpack(uid, txn.get(key))), step: payload}
-                txn.put(key, _pack(uid, sorted(versions.items())[-2:]))
+                _put_versions(txn, uid, {**_versions(txn, uid), step: payload})
                 count += 1
         return count
 
@@ -235,6 +231,16 @@ def _scan(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, Any]]:
     while found and bytes(cursor.key()).startswith(prefix):
         yield bytes(cursor.key()), cursor.value()
         found = cursor.next()
+
+
+def _versions(txn: lmdb.Transaction, uid: str) -> dict[int, bytes]:
+    """A user's private parameters, by the round of the run they were trained in."""
+    return dict(_unpack(uid, txn.get(_PRIVATE + _digest(uid))))
+
+
+def _put_versions(txn: lmdb.Transaction, uid: str, versions: dict[int, bytes]) -> None:
+    """Keeps the last two."""
+    txn.put(_PRIVATE + _digest(uid), _pack(uid, sorted(versions.items())[-2:]))
 
 
 def _pack(uid: str, versions: list[tuple[int, bytes]]) -> bytes:

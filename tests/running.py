@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,27 @@ def private(output):
 def same(one, other):
     """Whether two sets of arrays are equal to the bit."""
     return set(one) == set(other) and all(one[k].tobytes() == other[k].tobytes() for k in one)
+
+
+def assert_same_record(output, expected):
+    """The record of a run is that of another, but for times."""
+    for name in ("initial", "final"):
+        assert same(params(output, name), params(expected, name))
+    mine, theirs = private(output), private(expected)
+    assert set(mine) == set(theirs)
+    assert all(same(mine[uid], theirs[uid]) for uid in theirs)
+    assert metrics(output) == metrics(expected)
+    for name in ("cohorts.json", "per_user.csv"):
+        assert (output / name).read_bytes() == (expected / name).read_bytes()
+
+
+@contextmanager
+def process_with(fd, code, *arguments):
+    """Runs Python code that gets a file descriptor; it says it is ready by a line, and goes on after one."""
+    command = [sys.executable, "-c", code, str(fd), *map(str, arguments)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, pass_fds=[fd], **pipes) as child:
+        try:
+            yield child
+        finally:
+            child.kill()

@@ -14,20 +14,12 @@ from tiny_task import make_data
 BOUND = 10.0
 SMALL_LM = ROOT / "tests" / "small_lm.py"
 RUN = ["--rounds", 2, "--sample-num", 12, "--shards", 2, "--test-sampler", "none"]
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path_factory, monkeypatch):
-    """A TMPDIR of its own, so that what is left behind can be seen."""
-    folder = tmp_path_factory.mktemp("scratch")
-    monkeypatch.setenv("TMPDIR", str(folder))
-    yield folder
-    assert [p.name for p in folder.iterdir()] == []
 
 
 def fails(*arguments, script=TINY, ranks=2, code=None):

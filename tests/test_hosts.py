@@ -28,6 +28,7 @@ for channel in (grpc.insecure_channel(sys.argv[1]), grpc.secure_channel(sys.argv
     except grpc.RpcError as error:
         print(error.code().name)
 """
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +44,6 @@ def hosts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path_factory, monkeypatch):
-    """A TMPDIR of its own, so that what is left behind can be seen."""
-    folder = tmp_path_factory.mktemp("scratch")
-    monkeypatch.setenv("TMPDIR", str(folder))
-    yield folder
-    assert [p.name for p in folder.iterdir()] == []
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Placement never changes a result: the same bits on any number of ranks and shards."""
 
 import pytest
-from running import TINY, metrics, params, private, run, same
+from running import TINY, assert_same_record, params, private, run, same
 from tiny_task import make_data
 
 ARGUMENTS = ["--rounds", 3, "--sample-num", 5, "--eval-every", 2, "--seed", 7, "--lr", 0.3, "--server-lr", 1,
@@ -21,14 +21,7 @@ def reference(tmp_path_factory):
 def check(reference, output, ranks, shards):
     data, expected = reference
     run(TINY, data, *ARGUMENTS, "--shards", shards, "--output", output, ranks=ranks)
-    for name in ("initial", "final"):
-        assert same(params(output, name), params(expected, name))
-    mine, theirs = private(output), private(expected)
-    assert set(mine) == set(theirs)
-    assert all(same(mine[uid], theirs[uid]) for uid in theirs)
-    assert metrics(output) == metrics(expected)
-    for name in ("cohorts.json", "per_user.csv"):
-        assert (output / name).read_bytes() == (expected / name).read_bytes()
+    assert_same_record(output, expected)
 
 
 @pytest.mark.parametrize(("ranks", "shards"), FEW)

@@ -8,7 +8,7 @@ import subprocess
 
 import psutil
 import pytest
-from running import TINY, kill_all, metrics, params, private, read_until, run, same, start, tree
+from running import TINY, assert_same_record, kill_all, read_until, run, start, tree
 from tiny_task import make_data
 
 ARGUMENTS = ["--rounds", 12, "--sample-num", 5, "--eval-every", 5, "--seed", 7, "--lr", 0.3, "--shuffle",
@@ -32,17 +32,6 @@ def crashed(reference, tmp_path):
     shutil.copytree(expected, tmp_path / "run")
     (tmp_path / "run" / "params" / "final.npz").unlink()
     return tmp_path / "run"
-
-
-def check(output, expected):
-    assert same(params(output), params(expected))
-    mine, theirs = private(output), private(expected)
-    assert set(mine) == set(theirs)
-    assert all(same(mine[uid], theirs[uid]) for uid in theirs)
-    assert metrics(output) == metrics(expected)
-    for name in ("cohorts.json", "per_user.csv"):
-        assert (output / name).read_bytes() == (expected / name).read_bytes()
-    assert same(params(output, "initial"), params(expected, "initial"))
 
 
 def flip(path, at=-100):
@@ -72,14 +61,14 @@ def test_a_resumed_run_ends_as_the_one_that_was_not_stopped(reference, crashed, 
     data, expected = reference
     done = run(TINY, data, *ARGUMENTS, "--resume", crashed, *more, ranks=ranks)
     assert f"resumed after round {LAST} of the run" in done.stdout + done.stderr
-    check(crashed, expected)
+    assert_same_record(crashed, expected)
 
 
 def test_the_folder_alone_says_how_to_go_on(reference, crashed):
     """The settings are in the record; only what changes no bit may be given anew."""
     _, expected = reference
     run(TINY, "--resume", crashed, "--shards", 2)
-    check(crashed, expected)
+    assert_same_record(crashed, expected)
     assert "resumed_after_rounds:\n- 20\n" in (crashed / "config.yaml").read_text()
 
 
@@ -98,7 +87,7 @@ def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, mode
                 path.unlink()
         done = run(TINY, "--resume", again, "--shards", 1, ranks=3)
         assert f"resumed after round {step} of the run" in done.stdout + done.stderr
-        check(again, whole)
+        assert_same_record(again, whole)
 
 
 def kill_everything(process):
@@ -144,7 +133,7 @@ def survive(reference, output, kills, seed):
         run(TINY, "--resume", output, "--shards", shards, ranks=ranks)
     else:
         run(TINY, data, *common, "--output", output, "--shards", shards, ranks=ranks)
-    check(output, expected)
+    assert_same_record(output, expected)
 
 
 def test_a_kill_costs_no_bit(reference, tmp_path):
@@ -183,7 +172,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(reference, crashed, pattern
     assert path.name in said
     assert "left out" in said
     assert "resumed after round 15 of the run" in said
-    check(crashed, expected)
+    assert_same_record(crashed, expected)
 
 
 def refused(*arguments, ranks=1):

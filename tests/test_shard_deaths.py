@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 from deadly_task import ORDERS, order
-from running import ROOT, kill_all, metrics, params, private, read_until, run, same, start, tree
+from running import ROOT, assert_same_record, kill_all, read_until, run, start, tree
 from tiny_task import make_data
 
 DEADLY = ROOT / "tests" / "deadly_task.py"
@@ -45,18 +45,6 @@ def references(tmp_path_factory):
     return of
 
 
-def check(output, expected):
-    """The record of a run is that of another, but for times."""
-    for name in ("initial", "final"):
-        assert same(params(output, name), params(expected, name))
-    mine, theirs = private(output), private(expected)
-    assert set(mine) == set(theirs)
-    assert all(same(mine[uid], theirs[uid]) for uid in theirs)
-    assert metrics(output) == metrics(expected)
-    for name in ("cohorts.json", "per_user.csv"):
-        assert (output / name).read_bytes() == (expected / name).read_bytes()
-
-
 def cohort(expected, number):
     """The users of a round."""
     return json.loads((expected / "cohorts.json").read_text())[number - 1]
@@ -70,7 +58,7 @@ def survives(references, tmp_path, orders, moments, *flags, mode="federated", ra
     output = tmp_path / "out"
     done = run(DEADLY, data, *BASE, "--mode", mode, "--shards", 2, *flags, "--output", output, ranks=ranks)
     assert [path for path in orders.rglob("*") if path.is_file()] == []
-    check(output, expected)
+    assert_same_record(output, expected)
     lines = [line for line in done.stderr.splitlines() if "another takes its place" in line]
     assert len(lines) == len(moments) * deaths
     assert all("signal 9" in line for line in lines)
@@ -153,7 +141,7 @@ def test_a_death_after_the_last_user_names_none(references, tmp_path, orders):
     data, expected = references("federated")
     order(orders, f"train {DAY} 1 {uid}", then=["took nothing"])
     done = run(DEADLY, data, *BASE, "--shards", 1, "--output", tmp_path / "out")
-    check(tmp_path / "out", expected)
+    assert_same_record(tmp_path / "out", expected)
     first, second = (line for line in done.stderr.splitlines() if "another takes its place" in line)
     assert f"uid '{uid}'" in first
     assert "uid" not in second
@@ -166,7 +154,7 @@ def test_a_death_while_another_takes_the_place_changes_no_bit(references, tmp_pa
     data, expected = references("federated")
     order(orders, f"train {DAY} 1 {uid}", then=["build"])
     done = run(DEADLY, data, *BASE, "--shards", 2, "--output", tmp_path / "out")
-    check(tmp_path / "out", expected)
+    assert_same_record(tmp_path / "out", expected)
     assert done.stderr.count("another takes its place") == 2
 
 
@@ -260,5 +248,5 @@ def test_shards_killed_while_one_trains_and_the_others_are_idle(references, tmp_
             kill_all(process)
         process.stdout.close()
         os.close(go)
-    check(output, expected)
+    assert_same_record(output, expected)
     assert text.count("another takes its place") == len(which)

@@ -2,13 +2,11 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from running import process_with
 
 from protos.codec import TensorSpec
 from protos.errors import NotFound
@@ -22,18 +20,6 @@ def fd():
     made = unnamed_file("test")
     yield made
     os.close(made)
-
-
-@contextmanager
-def process(code, fd, *arguments):
-    """Runs Python code that gets a file descriptor; it says it is ready by a line, and goes on after one."""
-    command = [sys.executable, "-c", code, str(fd), *map(str, arguments)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, pass_fds=[fd], **pipes) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
 
 
 # -- shared arrays -----------------------------------------------------------------
@@ -80,7 +66,7 @@ sys.stdin.readline()
 def test_processes_see_what_the_other_writes(fd):
     specs = {"a": TensorSpec("int8", (3,)), "w": TensorSpec("float32", (4,))}
     shared = SharedArrays(fd, specs, create=True)
-    with process(ADD_ONE, fd) as child:
+    with process_with(fd, ADD_ONE) as child:
         assert child.stdout.readline() == "ready\n"
         shared["a"][:] = [1, 2, 3]
         shared["w"][:] = 0.5
@@ -114,7 +100,7 @@ def test_a_process_that_inherits_nothing_finds_memory_by_its_handle(fd):
     assert (handle.pid, handle.fd, len(handle.token)) == (os.getpid(), fd, 16)
     nothing = os.open(os.devnull, os.O_RDONLY)
     try:
-        with process(OPEN_HANDLE, nothing, handle.machine, handle.pid, handle.fd, handle.token.hex()) as child:
+        with process_with(nothing, OPEN_HANDLE, handle.machine, handle.pid, handle.fd, handle.token.hex()) as child:
             assert child.stdout.readline() == "[1.0, 2.0, 3.0, 4.0]\n"
             assert child.stdout.readline() == "done\n"
     finally:

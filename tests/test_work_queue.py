@@ -1,15 +1,14 @@
 """simulator/work_queue.py: every job once, whoever dies when."""
 
 import os
-import subprocess
-import sys
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import process_with
 
 from protos.shared_arrays import unnamed_file
 from simulator import work_queue
@@ -24,18 +23,6 @@ def fd():
     made = unnamed_file("test")
     yield made
     os.close(made)
-
-
-@contextmanager
-def process(code, fd, *arguments):
-    """Runs Python code that gets a file descriptor; it says it is ready by a line, and goes on after one."""
-    command = [sys.executable, "-c", code, str(fd), *map(str, arguments)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, pass_fds=[fd], **pipes) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
 
 
 def test_jobs_are_handed_out_in_order_and_once(fd):
@@ -73,7 +60,7 @@ def test_several_processes_take_every_job_exactly_once(fd):
     jobs = 5000
     queue = WorkQueue(fd)
     queue.fill(jobs)
-    with process(TAKE_ALL, fd, 0) as a, process(TAKE_ALL, fd, 1) as b, process(TAKE_ALL, fd, 2) as c:
+    with process_with(fd, TAKE_ALL, 0) as a, process_with(fd, TAKE_ALL, 1) as b, process_with(fd, TAKE_ALL, 2) as c:
         for child in (a, b, c):
             assert child.stdout.readline() == "ready\n"
         for child in (a, b, c):
@@ -97,9 +84,9 @@ sys.stdin.readline()
 def test_a_shard_that_dies_with_the_lock_stops_nobody(fd):
     queue = WorkQueue(fd)
     queue.fill(1)
-    with process(HOLD_LOCK, fd) as holder:
+    with process_with(fd, HOLD_LOCK) as holder:
         assert holder.stdout.readline() == "ready\n"
-        with process(TAKE_ALL, fd, 3) as waiting:
+        with process_with(fd, TAKE_ALL, 3) as waiting:
             assert waiting.stdout.readline() == "ready\n"
             waiting.stdin.write("\n")
             waiting.stdin.flush()
@@ -237,7 +224,7 @@ def test_processes_killed_while_they_take_lose_no_job(fd):
     queue = WorkQueue(fd)
     queue.fill(jobs)
     for shard in range(4):
-        with process(TAKE_ONE_BY_ONE, fd, shard) as doomed:
+        with process_with(fd, TAKE_ONE_BY_ONE, shard) as doomed:
             for _ in range(shard * 10 + 1):
                 doomed.stdout.readline()
             doomed.kill()
