@@ -4,6 +4,8 @@ try:
     from protos import (
         data_server_pb2,
         data_server_pb2_grpc,
+        peer_server_pb2,
+        peer_server_pb2_grpc,
         scheduler_server_pb2,
         scheduler_server_pb2_grpc,
         tensor_pb2,
@@ -18,6 +20,8 @@ except Exception as error:
 __all__ = [
     "data_server_pb2",
     "data_server_pb2_grpc",
+    "peer_server_pb2",
+    "peer_server_pb2_grpc",
     "scheduler_server_pb2",
     "scheduler_server_pb2_grpc",
     "tensor_pb2",

@@ -104,6 +104,8 @@ class Coordinator:
         self._waiting: Counter[int] = Counter()
         self._watching: set[int] = set()
         self._left: set[int] = set()
+        self._streams: dict[int, bool] = {}
+        self._group: tuple[int, ...] | None = None
         self._tests: dict[Round, RoundRecord] = {}
         self._failure: str | None = None
         # What the listener has not been told of yet.
@@ -228,15 +230,29 @@ class Coordinator:
             self._tell_at_once(lambda: self._listener.on_initial(params))
             self._wake()
 
-    def get_params(self, rank: int, step: int) -> Tensors:
-        """The shared parameters before round `step`, waiting until they are made."""
+    def choose_exchange(self, rank: int, *, streams: bool) -> tuple[int, ...]:
+        """Returns, when all simulators have told how they reach the parameters, who exchanges: `form_group`."""
+        with self._turn(rank), self._round_state() as state:
+            if rank in self._streams:
+                raise AlreadyDone(f"rank {rank} has already told how it reaches the parameters")
+            state.check_unbegun()
+            self._streams[rank] = streams
+            if len(self._streams) == len(self._ranks):
+                self._wait(lambda: state.params is not None)
+                self._group = state.form_group([r for r in self._ranks if self._streams[r]])
+                self._wake()
+            self._wait(lambda: self._group is not None)
+            return self._group or ()
+
+    def get_params(self, rank: int, step: int, *, part: bool = False) -> Tensors:
+        """The shared parameters before round `step`, or a simulator's part of them, waiting until they are made."""
         with self._turn(rank), self._round_state() as state:
             self._check_near(state, step)
             self._wait(lambda: state.params is not None and state.step >= step)
             if state.step != step:
                 raise WrongState(f"the parameters before round {step} are gone: round {state.step} is due")
             assert state.params is not None
-            return state.params
+            return state.part(rank) if part else state.params
 
     def memory(self, rank: int) -> MemoryHandle:
         """See `RoundState.memory`; waits until the initial parameters are there."""
@@ -254,10 +270,10 @@ class Coordinator:
         with self._round_state() as state:
             state.check_names(names)
 
-    def push_specs(self) -> dict[str, TensorSpec]:
-        """What a push's tensors look like."""
+    def push_specs(self, rank: int, at: Round) -> dict[str, TensorSpec]:
+        """See `RoundState.push_specs`."""
         with self._round_state() as state:
-            return state.push_specs()
+            return state.push_specs(rank, at)
 
     def param_specs(self) -> dict[str, TensorSpec] | None:
         """What the shared parameters look like; None before there are any."""

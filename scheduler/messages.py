@@ -145,6 +145,7 @@ def shares_to_messages(shares: Mapping[int, Share]) -> Iterator[pb.Assignment]:
                 scale_exponent=share.exponent,
                 cohort_size=share.cohort_size,
                 step=step,
+                sizes=share.sizes if start == 0 else (),
             )
 
 
@@ -152,10 +153,10 @@ def shares_from_messages(messages: Iterable[pb.Assignment]) -> dict[int, Share]:
     """Puts shares together, by step."""
     shares: dict[int, Share] = {}
     for message in messages:
-        uids, counts = tuple(message.uids), tuple(message.counts)
+        uids, counts, sizes = tuple(message.uids), tuple(message.counts), tuple(message.sizes)
         if (begun := shares.get(message.step)) is not None:
-            uids, counts = begun.uids + uids, begun.counts + counts
-        shares[message.step] = Share(uids, counts, message.scale_exponent, message.cohort_size)
+            uids, counts, sizes = begun.uids + uids, begun.counts + counts, begun.sizes
+        shares[message.step] = Share(uids, counts, message.scale_exponent, message.cohort_size, sizes)
     return shares
 
 

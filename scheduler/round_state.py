@@ -20,6 +20,7 @@ from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
 from scheduler.aggregation import Sums, mean_factor, scale_exponent, share_bound, total_weight
 from scheduler.checkpoints import Snapshot
 from scheduler.metrics import UserResult
+from scheduler.parts import Parts, make_group
 from scheduler.placement import place
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round, UserTable, check_cohort
@@ -66,6 +67,9 @@ class RoundState:
         self._known: dict[int, _Open] = {}
         self._test: _Open | None = None
         self._sums: list[Sums] = []
+        # Of simulators that exchange: who has which part, and where their parts of the sums come together.
+        self._parts: Parts | None = None
+        self._gathered: Sums | None = None
         self._last_end: float | None = None
         self._restored: Snapshot | None = None
 
@@ -155,10 +159,50 @@ class RoundState:
         self._need_params()
         return self._memory.handle()
 
-    def push_specs(self) -> dict[str, TensorSpec]:
-        """What the tensors of a push must look like."""
-        self._need_params()
-        return {name: TensorSpec("int64", spec.shape) for name, spec in self.param_specs().items()}
+    def form_group(self, streaming: Sequence[int]) -> tuple[int, ...]:
+        """Decides which simulators exchange among themselves, before any users are known.
+
+        Args:
+            streaming: ranks that reach the parameters by a connection only.
+
+        Returns:
+            Their ranks; none if each deals with the scheduler alone.
+        """
+        self.check_unbegun()
+        specs = self.param_specs()
+        numbers = sum(value.size for value in self._need_params().values())
+        group = make_group(streaming, numbers, self.rules.exchange) if self.rules.federated else ()
+        if group:
+            self._parts = Parts(specs, group)
+            self._gathered = Sums.whole({name: np.zeros(spec.shape, np.int64) for name, spec in specs.items()})
+        return group
+
+    def check_unbegun(self) -> None:
+        """Raises WrongState if it is too late to form a group."""
+        if self._reported:
+            raise WrongState("simulators choose how they exchange before any day is loaded")
+
+    def part(self, rank: int) -> Tensors:
+        """A simulator's part of the shared parameters, flat.
+
+        Raises:
+            WrongState: it is in no group.
+        """
+        parts = self._parts_with(rank)
+        if parts is None:
+            raise WrongState(f"rank {rank} has no part of the parameters: it is in no group that exchanges")
+        return parts.views(self._need_params(), rank)
+
+    def push_specs(self, rank: int, at: Round) -> dict[str, TensorSpec]:
+        """What the tensors of a simulator's push must look like; none where nobody has trained. Raises as `push`."""
+        share, parts = self._share_of(self._open, rank, at), self._parts_with(rank)
+        if parts is not None:
+            return parts.specs(rank, "int64") if any(share.sizes) else {}
+        return {name: TensorSpec("int64", spec.shape) for name, spec in self.param_specs().items() if share.uids}
+
+    def _parts_with(self, rank: int) -> Parts | None:
+        """The parts of the group, if a simulator belongs to it."""
+        return self._parts if self._parts is not None and rank in self._parts.group else None
 
     def param_specs(self) -> dict[str, TensorSpec]:
         """What the shared parameters look like."""
@@ -265,7 +309,8 @@ class RoundState:
             at: the round they belong to.
             results: of all users of its share.
             timings: where its shards' time went.
-            sums: of its shards, or one of them all; none if its share was empty.  Read when the last push is in.
+            sums: of its shards, or one of them all; none if its share was empty.  Of a simulator of a group one,
+                that of the whole group in its part.  Read when the last push is in.
 
         Returns:
             The finished round, if this was the last push.
@@ -276,20 +321,29 @@ class RoundState:
         self._check_results(self._open, rank, at, results)
         if not self.rules.federated:
             raise WrongState("this run trains without federation: it takes parameters, not deltas")
-        if bool(sums) != bool(results):
+        assert self._open is not None, "_check_results has seen it"
+        if bool(sums) != bool(self.push_specs(rank, at)):
             raise BadInput(f"rank {rank} pushed {len(results)} users but {len(sums)} sums")
+        grouped = self._parts_with(rank) is not None
         if len(sums) > self._lanes[rank]:
             raise BadInput(f"rank {rank} pushed {len(sums)} sums, it has {self._lanes[rank]} shards")
-        assert self._open is not None, "_check_results has seen it"
+        if grouped and not all(each.streamed for each in sums):
+            raise BadInput(f"rank {rank} pushed its shards' own sums; those of its group are expected")
+        users = sum(self._open.shares[rank].sizes) if grouped else len(results)
         for each in sums:
-            each.check(share_bound(len(results), len(self._open.cohort)))
+            each.check(share_bound(users, len(self._open.cohort)))
         arrived = self._arrive(self._open, rank, results, timings)
         for each in sums:
-            self._add_sums(each)
+            self._add_sums(rank, each)
         return self._finish_round() if arrived else None
 
-    def _add_sums(self, new: Sums) -> None:
+    def _add_sums(self, rank: int, new: Sums) -> None:
         """Keeps a push until the last is in; streamed ones are added up, so that memory does not grow with them."""
+        parts = self._parts_with(rank)
+        if parts is not None and self._gathered is not None:
+            for name, target in parts.views(self._gathered.totals, rank).items():
+                target[...] = new.totals[name]
+            return
         for held in self._sums:
             if held.streamed and new.streamed:
                 for name, total in held.totals.items():
@@ -383,9 +437,11 @@ class RoundState:
         # Without federation one shard trains all, in the cohort's order.
         placed = [list(range(len(cohort))), *([] for _ in lanes[1:])] if in_order else place(counts, lanes)
         exponent = scale_exponent(sum(counts) if self.rules.optimizer.weighted else len(cohort))
+        by_rank = dict(zip(self._lanes, placed, strict=True))
+        sizes = tuple(len(by_rank[rank]) for rank in self._parts.group) if self._parts is not None else ()
         shares = {
-            rank: Share(tuple(cohort[i] for i in mine), tuple(counts[i] for i in mine), exponent, len(cohort))
-            for rank, mine in zip(self._lanes, placed, strict=True)
+            rank: Share(tuple(cohort[i] for i in mine), tuple(counts[i] for i in mine), exponent, len(cohort), sizes)
+            for rank, mine in by_rank.items()
         }
         return _Open(at, cohort, shares)
 
@@ -429,8 +485,11 @@ class RoundState:
         assert round_ is not None
         weight = total_weight(r.weight for r in round_.results.values())
         factor = mean_factor(weight, next(iter(round_.shares.values())).exponent)
+        sums = [*self._sums]
+        if self._gathered is not None and any(next(iter(round_.shares.values())).sizes):
+            sums.append(self._gathered)
         for name, value in params.items():
-            self.rules.optimizer.apply(name, value, self._sums, factor, len(round_.cohort))
+            self.rules.optimizer.apply(name, value, sums, factor, len(round_.cohort))
         self._sums.clear()
         return self._close_round(round_)
 

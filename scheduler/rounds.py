@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scheduler.metrics import UserResult
+from scheduler.parts import Exchange
 from scheduler.samplers import Round, Sampler, TestSampler
 from scheduler.server_optimizers import ServerOptimizer
 
@@ -22,6 +23,7 @@ class Rules:
         optimizer: the server step.
         federated: False for one user after another with no averaging.
         rounds: rounds a day.
+        exchange: whether simulators add up their sums among themselves.
     """
 
     seed: int
@@ -30,6 +32,7 @@ class Rules:
     optimizer: ServerOptimizer
     federated: bool = True
     rounds: int = 100
+    exchange: Exchange = "auto"
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class Share:
         counts: examples of each.
         exponent: grid of the round's sums.
         cohort_size: users of all simulators.
+        sizes: users of each simulator of the group that exchanges, in its order; empty without one.
     """
 
     uids: tuple[str, ...]
     counts: tuple[int, ...]
     exponent: int = 0
     cohort_size: int = 0
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

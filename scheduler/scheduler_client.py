@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from protos.certificates import Credentials
 from protos.channel import Caller
-from protos.codec import Array, Tensors, assemble, tensor_chunks
+from protos.codec import Array, Tensors, assemble, specs, tensor_chunks
 from protos.errors import FLError
 from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
@@ -146,6 +146,22 @@ class SchedulerClient:
 
     # -- parameters ----------------------------------------------------------------
 
+    def choose_exchange(self, *, streams: bool) -> tuple[int, ...]:
+        """Tells how this simulator reaches the parameters; returns when all have.
+
+        Args:
+            streams: not in the memory of the scheduler's machine.
+
+        Returns:
+            Ranks of the simulators that exchange among themselves; none if each deals with the scheduler alone.
+        """
+        return tuple(self._caller.call(self._stub.ChooseExchange, pb.Transport(rank=self._rank, streams=streams)).ranks)
+
+    def get_part(self, step: int, into: Mapping[str, Array]) -> Tensors:
+        """As `get_global_params`, of this simulator's part only, flat; see `parts`."""
+        request = pb.GetGlobalParamsRequest(rank=self._rank, step=step, part=True)
+        return assemble(self._caller.stream(self._stub.GetGlobalParams, request), specs(into), into)
+
     def get_global_params(self, step: int, into: Mapping[str, Array] | None = None) -> Tensors:
         """The shared parameters before round `step` of the run; waits until they are made.
 
@@ -186,7 +202,8 @@ class SchedulerClient:
             at: the round.
             results: of all users of the share.
             timings: called when the last tensor is on its way.
-            sums: int64 by name, see `aggregation`; empty if the share was.
+            sums: int64 by name, see `aggregation`; empty if the share was.  Of a simulator of a group, the sums of
+                the whole group in its part.
 
         Returns:
             Whether a checkpoint is made of the state after the round.

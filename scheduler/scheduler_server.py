@@ -63,9 +63,9 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._maps: dict[int, dict[MemoryHandle, Sums]] = {}
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
-        for name in ("Register", "ReportFailure", "UpdateUserInstNum", "UpdateGlobalParams", "FedAvgUpdate",
-                     "FedAvgUpdateInMemory", "EndRound", "GetSharedMemory", "UpdateTestMetrics", "ReportSegments",
-                     "GetCheckpoints", "Restore", "Exit"):  # fmt: skip
+        for name in ("Register", "ReportFailure", "UpdateUserInstNum", "ChooseExchange", "UpdateGlobalParams",
+                     "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound", "GetSharedMemory", "UpdateTestMetrics",
+                     "ReportSegments", "GetCheckpoints", "Restore", "Exit"):  # fmt: skip
             setattr(self, name, unary(getattr(self, name)))
         for name in ("Exchange", "Watch", "SampleUsersToTrain", "SampleUsersWithHash", "FixedUsersToTrain",
                      "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
@@ -119,7 +119,10 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
     def GetGlobalParams(  # noqa: N802, D102
         self, request: pb.GetGlobalParamsRequest, context: Any
     ) -> Iterator[tensor_pb2.TensorChunk]:
-        yield from tensor_chunks(self._do.get_params(request.rank, request.step))
+        yield from tensor_chunks(self._do.get_params(request.rank, request.step, part=request.part))
+
+    def ChooseExchange(self, request: pb.Transport, context: Any) -> pb.PeerGroup:  # noqa: N802, D102
+        return pb.PeerGroup(ranks=self._do.choose_exchange(request.rank, streams=request.streams))
 
     def UpdateGlobalParams(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.Empty:  # noqa: N802, D102
         expected = self._do.param_specs()
@@ -147,18 +150,24 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         return pb.Empty()
 
     def FedAvgUpdate(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.RoundEnd:  # noqa: N802, D102
-        tensors, report = TensorAssembler(self._do.push_specs()), self._report(TRAIN)
+        report, tensors = self._report(TRAIN), TensorAssembler({})
         for message in request:
             part = message.WhichOneof("part")
             if part == "chunk":
+                if report.at is None:
+                    raise BadInput("a tensor came before the report that says whose it is")
                 self._do.check_names([message.chunk.name])
                 tensors.add(message.chunk)
             elif part == "report":
+                begins = report.at is None
                 report.add(message.report)
+                if begins and report.at is not None:
+                    tensors = TensorAssembler(self._do.push_specs(report.rank, report.at))
             else:
                 raise BadInput(f"a push carries reports and chunks, not {part}")
         rank, at, results, timings = report.finish()
-        self._do.push(rank, at, results, timings, [Sums.whole(tensors.finish())] if results else [])
+        sums = tensors.finish()
+        self._do.push(rank, at, results, timings, [Sums.whole(sums)] if sums else [])
         return pb.RoundEnd(checkpoint=self._do.end_round(rank, at))
 
     def FedAvgUpdateInMemory(self, request: pb.MemoryPush, context: Any) -> pb.RoundEnd:  # noqa: N802, D102

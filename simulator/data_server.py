@@ -14,9 +14,11 @@ from protos.codec import Tensors, TensorSpec, assemble, from_bundle, tensor_chun
 from protos.errors import BadInput, NotFound, WrongState
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
+from protos.stubs import peer_server_pb2_grpc as peer_grpc
 from protos.stubs import tensor_pb2
 from scheduler.messages import check_date, check_uid
 from simulator.examples import check_examples
+from simulator.peer_server import PeerServicer
 from simulator.store import UserRecord, UserStore
 
 # Records committed together: a whole day in one transaction would hold its pages in memory.
@@ -69,6 +71,7 @@ def start_data_server(
     on_crash: Callable[[BaseException], None],
     threads: int = 8,
     credentials: Credentials | None = None,
+    peers: PeerServicer | None = None,
 ) -> tuple[grpc.Server, str]:
     """Starts a data server; returns it and its address.
 
@@ -80,11 +83,16 @@ def start_data_server(
         on_crash: told of unforeseen exceptions.
         threads: calls under way at once.
         credentials: of this simulator, None on loopback.
+        peers: what the other simulators exchange sums and parameters with, on the same port.
     """
     servicer = DataServicer(store, schema, owns, on_crash)
-    return make_server(
-        lambda server: pb_grpc.add_DataServerServicer_to_server(servicer, server), host, threads, credentials
-    )
+
+    def register(server: grpc.Server) -> None:
+        pb_grpc.add_DataServerServicer_to_server(servicer, server)
+        if peers is not None:
+            peer_grpc.add_PeerServerServicer_to_server(peers, server)
+
+    return make_server(register, host, threads, credentials)
 
 
 class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]

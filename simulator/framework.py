@@ -161,7 +161,7 @@ class SimulationFramework:
         if first is not None:
             if self.is_scheduler():
                 sys.stderr.write(f"error: {first}\n")
-            self._role.leave(BAD_USAGE)
+            self._role.leave_together(BAD_USAGE)
 
     def _make_rules(self) -> Rules:
         settings = self._settings
@@ -172,6 +172,7 @@ class SimulationFramework:
             optimizer=self._optimizer or settings.make_server_optimizer(),
             federated=settings.mode == "federated",
             rounds=settings.rounds,
+            exchange=settings.exchange,
         )
 
     def _open(self) -> None:
@@ -191,7 +192,7 @@ class SimulationFramework:
         if problem is not None:
             if self.is_scheduler():
                 sys.stderr.write(f"error: {problem}\n")
-            self._role.leave(BAD_USAGE)
+            self._role.leave_together(BAD_USAGE)
         self._output = Path(folder)
         self._role.detach()
 

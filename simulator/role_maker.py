@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -149,6 +149,29 @@ class FLSimRoleMaker:
         """The problem of the lowest rank that has one, on every rank."""
         return next((p for p in self._gather(problem) if p is not None), None)
 
+    def refuse(self, problem: str, code: int) -> NoReturn:
+        """Ends this process before the run begins; the other ranks, which begin it, learn why.
+
+        Args:
+            problem: of this rank; rank 0 has said its own.
+            code: exit status.
+        """
+        # As a framework begins: rank 0 tells what it was told, then everybody its problem.
+        self.share(None)
+        self.agree(f"rank {self.rank}: {problem}")
+        self.leave_together(code)
+
+    def leave_together(self, code: int) -> NoReturn:
+        """Ends this process when all ranks end theirs, before anything is started.
+
+        Not with `leave`: MPICH's launcher takes a process that ends abruptly after MPI has for
+        one that was killed, now and then, and kills the others.
+        """
+        if self._comm is not None:
+            self._end_soon(code)
+            self.detach()
+        raise SystemExit(code)
+
     def detach(self) -> None:
         """Ends MPI once all know where the scheduler is: from here on the launcher only holds the processes.
 
@@ -171,11 +194,15 @@ class FLSimRoleMaker:
         if code and self.spans_hosts:
             end_launcher_later(_PATIENCE)
         if self._comm is not None:
-            last = threading.Timer(_PATIENCE, os._exit, (code or 1,))
-            last.daemon = True
-            last.start()
+            self._end_soon(code)
             self.detach()
         os._exit(code)
+
+    def _end_soon(self, code: int) -> None:
+        """Ends this process in a while, should the other ranks not end MPI with it."""
+        last = threading.Timer(_PATIENCE, os._exit, (code or 1,))
+        last.daemon = True
+        last.start()
 
     def _gather(self, value: Any) -> list[Any]:
         """What each rank gives (anything that JSON holds), on every rank."""

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict, SettingsError
 
 from protos.errors import BadInput
+from scheduler.parts import Exchange
 from scheduler.samplers import (
     AllTestSampler,
     FixedSampler,
@@ -26,12 +27,12 @@ from scheduler.samplers import (
     UniformSampler,
 )
 from scheduler.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
-from simulator.role_maker import launcher_rank
+from simulator.role_maker import FLSimRoleMaker, launcher_rank
 
 BAD_USAGE = 2
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
-_NO_MEANING |= {"shards", "tune", "shared_memory", "progress", "interface"}
+_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface"}
 # Of numbers that cross the wire as 32 bits, and of what nobody needs more of.
 MOST = (1 << 31) - 1
 
@@ -98,6 +99,10 @@ class Settings(BaseSettings):
     shared_memory: bool = Field(
         True, description="hand parameters over in memory between processes of one machine, instead of streaming them"
     )
+    exchange: Exchange = Field(
+        "auto", description="simulators on machines of their own add up their sums among themselves, and hand on the "
+        "parameters, instead of each with the scheduler (auto: where it pays)"
+    )  # fmt: skip
     interface: str | None = Field(
         None, description="what the hosts of a run reach each other by: name of an interface, address or network "
         "(10.1.0.0/16) (default: the address of the host's name)"
@@ -142,7 +147,8 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 def parse_settings(kind: type[AnySettings], arguments: Sequence[str] | None = None) -> AnySettings:
     """Settings from the command line; leaves the program with one clear line a mistake.
 
-    Every rank parses; only rank 0 prints.
+    Every rank parses; only rank 0 prints.  If a rank alone finds a mistake, such as a file
+    that its host does not have, the others learn of it and nobody waits for it.
 
     Args:
         kind: `Settings`, or a subclass with fields of its own.
@@ -158,6 +164,8 @@ def parse_settings(kind: type[AnySettings], arguments: Sequence[str] | None = No
     except BadInput as error:
         if not quiet:
             sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+        if launcher_rank() is not None:
+            FLSimRoleMaker().refuse(str(error), BAD_USAGE)
         raise SystemExit(BAD_USAGE) from error
 
 

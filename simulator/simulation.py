@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from protos.shared_arrays import SharedArrays
 from protos.stubs import tensor_pb2
 from scheduler.checkpoints import Offer
 from scheduler.messages import Layout, SimulatorInfo
+from scheduler.parts import Parts
 from scheduler.rounds import TEST, TRAIN, Rules, Share, Timings
 from scheduler.samplers import NoTestSampler, Round
 from scheduler.scheduler_client import SchedulerClient
@@ -29,6 +30,9 @@ from simulator.data_client import DataClient, owner_of
 from simulator.data_server import PrivateSchema, start_data_server
 from simulator.days import DayPlan, list_days, plan_days
 from simulator.loading import deal_files, listing
+from simulator.meeting import Meeting
+from simulator.peer_group import PeerGroup
+from simulator.peer_server import PeerServicer
 from simulator.private_saver import PrivateSaver
 from simulator.record import read_npz, write_npz
 from simulator.role_maker import FLSimRoleMaker
@@ -38,6 +42,7 @@ from simulator.shard_environment import usable_cores
 from simulator.shard_pool import ShardPool
 from simulator.shares import SharesAhead
 from simulator.store import UserStore
+from simulator.transport import Exchanged, InMemory, Streamed, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +81,10 @@ class Simulation:
         self._layout: Layout | None = None
         self._params: SharedArrays | None = None
         self._schema = PrivateSchema()
-        # Whether shards read the parameters from the scheduler's own memory, and it their sums from theirs.
-        self._in_memory = False
+        self._peers = PeerServicer(rules.seed, self._server_crashed)
+        self._transport: Transport | None = None
+        # The round whose shared parameters the shards have before them.
+        self._pulled = -1
         # What went wrong here while the main thread was waiting for something else.
         self.failure: str | None = None
         self._step = 0
@@ -127,6 +134,8 @@ class Simulation:
                 self._pool.close()
         if self._server is not None:
             self._server.stop(None if at_once else 1.0)
+        if self._transport is not None:
+            self._transport.close()
         if self._store is not None:
             self._store.close()
         if self._scratch is not None:
@@ -158,6 +167,12 @@ class Simulation:
         assert self._pool is not None, "start comes first"
         return self._pool
 
+    @property
+    def transport(self) -> Transport:
+        """How parameters and sums travel."""
+        assert self._transport is not None, "the model comes first"
+        return self._transport
+
     # -- start -----------------------------------------------------------------
 
     def _start(self) -> None:
@@ -181,9 +196,11 @@ class Simulation:
             self._schema,
             owns=lambda uid: owner_of(uid, ranks) == self._role.rank,
             host=self._role.listen_address(),
-            on_crash=self._data_server_crashed,
-            threads=4 + 2 * len(ranks),
+            on_crash=self._server_crashed,
+            # Of each other simulator: shards that fetch users, sums that wait for their round, a wait for parameters.
+            threads=4 + 4 * len(ranks),
             credentials=self._role.credentials,
+            peers=self._peers,
         )
         days = tuple(list_days(self._settings.data))
         self._info = SimulatorInfo(self._role.rank, self._role.host, address, shards, days)
@@ -191,16 +208,25 @@ class Simulation:
     def _join(self) -> None:
         self._client.watch(self._run_ended)
         self._layout = self._client.register(self._info)
-        addresses = {info.rank: info.data_address for info in self.layout.simulators}
-        self.pool.ask_all(jobs.Connect(addresses, self._role.credentials))
+        self.pool.ask_all(jobs.Connect(self._addresses(), self._role.credentials))
+
+    def _addresses(self) -> dict[int, str]:
+        """Of all data servers, by rank."""
+        return {info.rank: info.data_address for info in self.layout.simulators}
 
     def _run_ended(self, error: FLError | None) -> None:
         if error is not None:
-            self.pool.interrupt(error)
+            self._interrupt(error)
 
-    def _data_server_crashed(self, error: BaseException) -> None:
+    def _server_crashed(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error)).rstrip()
-        self.pool.interrupt(FLError(f"the data server of rank {self._role.rank} failed:\n{text}"))
+        self._interrupt(FLError(f"the data server of rank {self._role.rank} failed:\n{text}"))
+
+    def _interrupt(self, error: FLError) -> None:
+        """Ends whatever the main thread waits for here; what it waits for from the scheduler ends by itself."""
+        self.pool.interrupt(error)
+        if self._transport is not None:
+            self._transport.fail(error)
 
     def _make_model(self) -> None:
         """Builds the model in every shard; the first simulator's becomes the run's."""
@@ -223,7 +249,7 @@ class Simulation:
             self._client.update_global_params(self._params.arrays, list(schema.private))
         given = from_bundle(tensor_pb2.TensorBundle.FromString(first_private))
         self.pool.ask_all(jobs.StartPrivate(given))
-        self._find_memory(schema)
+        self._transport = self._choose_transport(schema)
         if schema.private:
             self._keep_private()
 
@@ -245,8 +271,7 @@ class Simulation:
         folder = self._output / FOLDER
         if self._resumed is not None:
             offer, readers = self._resumed
-            addresses = {info.rank: info.data_address for info in self.layout.simulators}
-            client = DataClient(addresses, self._role.rank, self._store, self._role.credentials)
+            client = DataClient(self._addresses(), self._role.rank, self._store, self._role.credentials)
             for segment in offer.segments:
                 if readers[segment.name] == self._role.rank:
                     client.restore_params(read_segment(folder / segment.name))
@@ -260,21 +285,36 @@ class Simulation:
     def _segment_failed(self, error: FLError) -> None:
         """Ends the run for all: a checkpoint that cannot be written would only be missed after a crash."""
         self.failure = str(error)
-        self.pool.interrupt(error)
+        self._interrupt(error)
         self.report_failure(f"rank {self._role.rank}: {error}")
 
-    def _find_memory(self, schema: jobs.ModelSchema) -> None:
+    def _choose_transport(self, schema: jobs.ModelSchema) -> Transport:
         """Uses the scheduler's memory for the parameters if it is on this machine, else they are streamed."""
+        in_memory = self._use_memory(schema)
+        group = self._client.choose_exchange(streams=not in_memory)
+        if in_memory:
+            return InMemory(self._client, self.pool)
+        if self._role.rank not in group:
+            return Streamed(self._client, self.pool, self.params.arrays)
+        parts = Parts(schema.shared, group)
+        meeting = Meeting(self._role.rank, parts, self.params.arrays, self._step)
+        # The others come only after the next exchange, which all wait for.
+        self._peers.meet(meeting)
+        peers = PeerGroup(self._role.rank, self._addresses(), parts, meeting, self._role.credentials)
+        return Exchanged(self._client, self.pool, self.params.arrays, peers)
+
+    def _use_memory(self, schema: jobs.ModelSchema) -> bool:
+        """Has the shards read the parameters from the scheduler's memory, if it is on this machine."""
         if not self._settings.shared_memory:
-            return
+            return False
         handle = self._client.shared_memory()
         try:
             SharedArrays.open(handle, schema.shared)
         except NotFound as error:
             logger.info("parameters are streamed: %s", error)
-            return
+            return False
         self.pool.ask_all(jobs.UseMemory(handle))
-        self._in_memory = True
+        return True
 
     def _take_initial(self, given: Tensors, schema: jobs.ModelSchema) -> Tensors:
         """Writes `--init` to the shared arrays; returns its values for private parameters."""
@@ -357,27 +397,22 @@ class Simulation:
 
     def _play_round(self, at: Round, share: Share) -> None:
         """Pull, train, push."""
-        pulled = self._pull(at.step)
         if not self._rules.federated:
-            if share.uids:
-                done = self.pool.train_in_turn(at, share)
-                timings = _with(done.timings, pull=pulled)
-                self._client.replace_global_params(at, done.results, lambda: timings, self.params.arrays)
-            self._end_round(at, checkpoint=self._client.end_round(at))
+            self._train_in_turn(at, share)
             return
+        self.transport.begin(at, share)
+        pulled = self._pull(at.step)
         done = self.pool.train(at, share)
-        trained = time.perf_counter()
+        self._end_round(at, checkpoint=self.transport.push(at, share, done, pulled))
 
-        def timings_now() -> Timings:
-            return _with(done.timings, pull=pulled, push=time.perf_counter() - trained)
-
-        if self._in_memory:
-            handles = self.pool.sum_handles if share.uids else []
-            checkpoint = self._client.fedavg_update_in_memory(at, done.results, timings_now(), handles)
-        else:
-            sums = self.pool.reduce_sums() if share.uids else {}
-            checkpoint = self._client.fedavg_update(at, done.results, timings_now, sums)
-        self._end_round(at, checkpoint=checkpoint)
+    def _train_in_turn(self, at: Round, share: Share) -> None:
+        """A round without federation: one simulator has all of its users, the others wait for its end."""
+        if share.uids:
+            pulled = self._pull(at.step)
+            done = self.pool.train_in_turn(at, share)
+            timings = _with_pull(done.timings, pulled)
+            self._client.replace_global_params(at, done.results, lambda: timings, self.params.arrays)
+        self._end_round(at, checkpoint=self._client.end_round(at))
 
     def _end_round(self, at: Round, *, checkpoint: bool) -> None:
         """Begins this simulator's part of a checkpoint, if one is made: the state now is the one after the round."""
@@ -387,8 +422,9 @@ class Simulation:
     def _pull(self, step: int) -> float:
         """Has the shared parameters before round `step` where the shards read them; returns seconds."""
         began = time.perf_counter()
-        if not self._in_memory:
-            self._client.get_global_params(step, into=self.params.arrays)
+        if self._pulled != step:
+            self.transport.pull(step)
+            self._pulled = step
         return time.perf_counter() - began
 
     def _evaluate_after(self, number: int, day: DayPlan) -> None:
@@ -402,7 +438,7 @@ class Simulation:
         share = self._client.test_sample_user_list(at)
         pulled = self._pull(self._step)
         done = self.pool.evaluate(at, share)
-        self._client.update_test_metrics(at, done.results, _with(done.timings, pull=pulled))
+        self._client.update_test_metrics(at, done.results, _with_pull(done.timings, pulled))
 
     def _save_private(self) -> None:
         """Writes each trained uid's private parameters; they go from their owner to its own disk."""
@@ -424,8 +460,8 @@ def file_name(uid: str) -> str:
     return name if len(name) <= 200 else f"{name[:180]}-{uid_hash(uid):016x}"
 
 
-def _with(timings: Timings, *, pull: float = 0.0, push: float = 0.0) -> Timings:
-    return Timings(timings.pull + pull, timings.train, timings.push + push, timings.wait)
+def _with_pull(timings: Timings, pulled: float) -> Timings:
+    return replace(timings, pull=timings.pull + pulled)
 
 
 def _schema_text(schema: jobs.ModelSchema) -> bytes:

@@ -11,11 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 from hostile import LiveData
 
+from protos.codec import specs
 from scheduler.coordinator import Coordinator
+from scheduler.parts import Parts
 from scheduler.rounds import Rules
 from scheduler.samplers import AllTestSampler, UniformSampler
 from scheduler.scheduler_server import start_scheduler_server
 from scheduler.server_optimizers import FedAvgM
+from simulator.meeting import Meeting
 
 
 def make_rules():
@@ -30,7 +33,10 @@ def main():
     listener = SimpleNamespace(on_layout=nothing, on_initial=nothing, on_record=nothing, offers=list)
     coordinator = Coordinator(make_rules(), [1, 2], listener)
     server, address = start_scheduler_server(coordinator, "127.0.0.1", 2)
-    data = LiveData(Path(sys.argv[1]), {"bias": np.zeros(3, np.float32)})
+    params = {"w": np.zeros(5, np.float32)}
+    # A simulator whose next round is one that no noise is of.
+    meeting = Meeting(1, Parts(specs(params), (1, 2)), params, 7)
+    data = LiveData(Path(sys.argv[1]), {"bias": np.zeros(3, np.float32)}, meeting)
     print(json.dumps([address, data.address]), flush=True)
     sys.stdin.read()
     print(json.dumps([coordinator.failure, [repr(error) for error in data.crashes]]), flush=True)

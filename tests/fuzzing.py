@@ -4,10 +4,11 @@ import math
 
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
-from hostile import DATA, SCHEDULER
+from hostile import DATA, PEER, SCHEDULER
 
 from protos.codec import tensor_chunks, to_bundle
 from protos.stubs import data_server_pb2 as dpb
+from protos.stubs import peer_server_pb2 as ppb
 from protos.stubs import scheduler_server_pb2 as pb
 
 # The run beside the noise: what it says is not said by the noise.
@@ -31,7 +32,7 @@ STRINGS = [
 ]
 DOUBLES = [0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, 5e-324]
 WHOLE = [0, 1, 2, 3, 9, 255, 2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
-READ_ONLY = {"GetUserData", "GetUserParams", "GetSharedMemory", "GetCheckpoints"}
+READ_ONLY = {"GetUserData", "GetUserParams", "GetSharedMemory", "GetCheckpoints", "GetPart"}
 
 
 def templates(array):
@@ -66,6 +67,7 @@ def templates(array):
         "SampleUsersWithHash": [[pb.SampleRequest(key=key, rounds=1)]],
         "FixedUsersToTrain": [[pb.SampleRequest(key=late, rounds=1)]],
         "SampleUsersToTest": [[key], [late]],
+        "ChooseExchange": [[pb.Transport(rank=9, streams=True)]],
         "GetGlobalParams": [[pb.GetGlobalParamsRequest(rank=1, step=s)] for s in (0, FAR)],
         "GetSharedMemory": [[pb.SimulatorRank(rank=1)], [pb.SimulatorRank(rank=9)]],
         "UpdateGlobalParams": [push(key), push(late), [names, *push(key)[1:-1]],
@@ -90,9 +92,12 @@ def templates(array):
         ],
         "RestoreUserParams": [[dpb.StoredParams(key=mine, params=to_bundle(array))] * 2],
     }
-    assert set(scheduler) == {m.name for m in SCHEDULER.methods}
-    assert set(data) == {m.name for m in DATA.methods}
-    return {(s, m): v for s, d in ((SCHEDULER, scheduler), (DATA, data)) for m, v in d.items()}
+    part = [ppb.PartSums(key=late, chunk=chunks[0]), *(ppb.PartSums(chunk=c) for c in chunks[1:])]
+    peer = {"AddSums": [part], "GetPart": [[ppb.PartRequest(rank=2, step=s)] for s in (6, FAR)]}
+    services = {SCHEDULER: scheduler, DATA: data, PEER: peer}
+    for service, methods in services.items():
+        assert set(methods) == {m.name for m in service.methods}
+    return {(service, method): v for service, methods in services.items() for method, v in methods.items()}
 
 
 class Mutator:

@@ -5,25 +5,30 @@ from pathlib import Path
 import grpc
 
 from protos.codec import specs
-from protos.stubs import data_server_pb2, scheduler_server_pb2
+from protos.stubs import data_server_pb2, peer_server_pb2, scheduler_server_pb2
 from simulator.data_server import PrivateSchema, start_data_server
+from simulator.peer_server import PeerServicer
 from simulator.store import UserStore
 
 WAIT = 20.0
 SCHEDULER = scheduler_server_pb2.DESCRIPTOR.services_by_name["SchedulerServer"]
 DATA = data_server_pb2.DESCRIPTOR.services_by_name["DataServer"]
+PEER = peer_server_pb2.DESCRIPTOR.services_by_name["PeerServer"]
 
 
 class LiveData:
     """The data server of a simulator that owns the uids that begin with "mine"."""
 
-    def __init__(self, folder, private):
+    def __init__(self, folder, private, meeting=None):
         folder.mkdir()
         self.store, self.crashes = UserStore(Path(folder)), []
         schema = PrivateSchema()
         schema.set(specs(private))
+        peers = PeerServicer(0, self.crashes.append)
+        if meeting is not None:
+            peers.meet(meeting)
         self.server, self.address = start_data_server(
-            self.store, schema, lambda uid: uid.startswith("mine"), "127.0.0.1", self.crashes.append
+            self.store, schema, lambda uid: uid.startswith("mine"), "127.0.0.1", self.crashes.append, peers=peers
         )
 
     def contents(self):

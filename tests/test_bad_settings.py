@@ -44,6 +44,7 @@ BAD = {
     "shards": {**COUNT, "99999999999999999999": "less than or equal to 4096"},
     "tune": SWITCH,
     "shared_memory": SWITCH,
+    "exchange": {"often": "'auto', 'always' or 'never'"},
     "checkpoint_every": FROM_0,
     "progress": {"fast": "'auto', 'bar', 'plain' or 'none'"},
 }

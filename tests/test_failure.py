@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import time
 
 import numpy as np
@@ -244,3 +245,13 @@ def test_bad_initial_parameters(data, tmp_path, kind):
 def test_an_output_folder_that_cannot_be_made(data, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be written" in one_line(fails(data, *RUN, "--output", tmp_path / "file" / "out", code=2))
+
+
+@pytest.mark.parametrize(("first", "second"), [(["--rounds", "1"], ["--bogus"]), (["--bogus"], ["--rounds", "1"])])
+def test_a_mistake_in_one_rank_s_settings_ends_all(tmp_path, first, second):
+    # As with a --config file that only one host has: the others must not wait for the rank that has left.
+    one = ["mpirun", "-np", "1", sys.executable, str(TINY), str(tmp_path), *first, ":", "-np", "2"]
+    done = run(TINY, tmp_path, *second, mpirun=one, check=False, timeout=30)
+    assert done.returncode == 2
+    assert "unrecognized arguments: --bogus" in done.stderr
+    assert "BAD TERMINATION" not in done.stdout

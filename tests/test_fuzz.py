@@ -17,7 +17,7 @@ import psutil
 import pytest
 from fuzz_server import make_rules
 from fuzzing import DAY, RUN_UID, Mutator
-from hostile import DATA, WAIT, raw_channel
+from hostile import SCHEDULER, WAIT, raw_channel
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from running import ROOT, TINY, environment, kill_all, metrics, params, private, read_until, run, same, start, tree
@@ -202,7 +202,7 @@ def noise(live, seed, messages):
     mutator = Mutator(random.Random(seed), {"w": np.arange(5)})
     statuses, sent = Counter(), 0
     with raw_channel(live.scheduler) as scheduler, raw_channel(live.data) as data:
-        channels = {service: data if service is DATA else scheduler for service, _ in mutator._templates}
+        channels = {service: scheduler if service is SCHEDULER else data for service, _ in mutator._templates}
         while sent < messages:
             service, method, stream = mutator.draw()
             status = say(channels, service, method, stream)

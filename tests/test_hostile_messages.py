@@ -209,6 +209,10 @@ SCHEDULER_CASES = [
     ("GetSharedMemory", [pb.SimulatorRank(rank=9)], NONE, "rank 9"),
     ("GetGlobalParams", [pb.GetGlobalParamsRequest(rank=9, step=0)], NONE, "rank 9"),
     ("GetGlobalParams", [pb.GetGlobalParamsRequest(rank=2, step=2**64 - 1)], STATE, "0 is due"),
+    ("ChooseExchange", [pb.Transport(rank=9)], NONE, "rank 9"),
+    ("ChooseExchange", [pb.Transport(rank=2)], STATE, "before any day is loaded"),
+    ("GetGlobalParams", [pb.GetGlobalParamsRequest(rank=2, step=0, part=True)], STATE, "rank 2 has no part"),
+    ("FedAvgUpdate", parts(*SUMS, HEAD, TAIL), BAD, "a tensor came before the report"),
     ("UpdateUserInstNum", [], BAD, "an empty stream"),
     ("UpdateUserInstNum", [counts(rank=9)], NONE, "rank 9"),
     ("UpdateUserInstNum", [counts(date=DAY, split="train")], DONE, "rank 2 has already told"),
@@ -267,10 +271,11 @@ SCHEDULER_CASES += [
     ("SampleUsersToTest", [key(step=2**63, number=5)], STATE, "0 is due"),
     ("SampleUsersToTest", [key(number=5)], STATE, "after 0 rounds was asked for as the one after 5"),
 ]
-SCHEDULER_CASES += [("FedAvgUpdate", parts(*sent, *SUMS), *rest) for sent, *rest in PUSHED.values() if TAIL not in sent]
 SCHEDULER_CASES += [
-    ("FedAvgUpdate", parts(*sent[:-1], *SUMS, sent[-1]), *rest) for sent, *rest in PUSHED.values() if TAIL in sent
-]
+    ("FedAvgUpdate", parts(*sent[:-1], *SUMS, sent[-1]), *rest) if TAIL in sent[1:]
+    else ("FedAvgUpdate", parts(*sent, *SUMS), *rest)
+    for sent, *rest in PUSHED.values()
+]  # fmt: skip
 SCHEDULER_CASES += [("FedAvgUpdate", parts(HEAD, *sent, TAIL), *rest) for sent, *rest in CHUNKS.values()]
 SCHEDULER_CASES += [("FedAvgUpdate", parts(HEAD, *sent, TAIL), *rest) for sent, *rest in SUM_VALUES.values()]
 SCHEDULER_CASES += [("FedAvgUpdateInMemory", [pb.MemoryPush(reports=s)], *rest) for s, *rest in PUSHED.values()]

@@ -178,7 +178,7 @@ def test_a_missing_stub_says_so_in_one_line(bare):
 def test_codegen_makes_the_stubs(bare):
     done = python("import run_codegen; run_codegen.main(); import protos.codec", cwd=bare, path=bare)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "stubs made for data_server.proto, scheduler_server.proto, tensor.proto\n"
+    assert done.stdout == "stubs made for data_server.proto, peer_server.proto, scheduler_server.proto, tensor.proto\n"
     made = sorted(path.name for path in (bare / "protos").glob("*_pb2*"))
     kinds = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
     assert made == sorted(f"{name}{kind}" for name in ("data_server", "scheduler_server", "tensor") for kind in kinds)

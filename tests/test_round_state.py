@@ -100,7 +100,7 @@ def test_a_round_of_two_simulators_by_hand():
     # Longest first: a (4) to rank 1, b and c (2 each) to rank 2; 8 examples give exponent 3.
     assert share(state, 1, DAY, 1, 0) == Share(("a",), (4,), 3, 3)
     assert share(state, 2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3)
-    assert state.push_specs() == {"w": TensorSpec("int64", (2,))}
+    assert state.push_specs(1, at()) == {"w": TensorSpec("int64", (2,))}
     assert state.push(1, at(), [result("a", loss=(8.0, 4.0))], NO_TIME, sums(4, 0)) is None
     assert (state.step, state.params["w"].tolist()) == (0, [1.0, 2.0])
 

@@ -123,8 +123,6 @@ def test_initial_parameters_that_cannot_be_are_refused(params, private, kind, me
         state.set_initial(params, private)
     assert frozen(vars(state)) == before
     with pytest.raises(WrongState, match="not set yet"):
-        state.push_specs()
-    with pytest.raises(WrongState, match="not set yet"):
         state.param_specs()
 
 

@@ -61,7 +61,7 @@ MANY = pb.UserResult(uid="b", weight=1.0, metrics={f"m{i}": pb.Metric() for i in
 PUSHES = {
     "nothing": ([], BAD, "the stream ended before its report was complete"),
     "no last report": ([HEAD, *SUMS], BAD, "the stream ended before its report was complete"),
-    "no first report": ([*SUMS, TAIL], BAD, "the first report names no round"),
+    "no first report": ([*SUMS, TAIL], BAD, "a tensor came before the report"),
     "a report after the last": ([HEAD, *SUMS, TAIL, TAIL], BAD, "a report came after the last one"),
     "private names": ([HEAD, pb.ParamsMessage(private_names=pb.PrivateNames(names=["w"]))], BAD, "not private_names"),
     "an empty message": ([HEAD, pb.ParamsMessage()], BAD, "a push carries reports and chunks, not None"),

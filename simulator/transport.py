@@ -1,0 +1,137 @@
+"""How the shared parameters reach a simulator's shards, and the sums of their deltas the scheduler."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from protos.codec import Tensors
+from protos.errors import FLError
+from scheduler.rounds import Share, Timings
+from scheduler.samplers import Round
+from scheduler.scheduler_client import SchedulerClient
+from simulator.jobs import ShareResult
+from simulator.peer_group import PeerGroup
+from simulator.shard_pool import ShardPool
+
+
+class Transport(Protocol):
+    """One of the ways below; the bits of a run do not depend on which."""
+
+    def pull(self, step: int) -> None:
+        """Has the shared parameters before round `step` where the shards read them."""
+
+    def begin(self, at: Round, share: Share) -> None:
+        """A round's users are known."""
+
+    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
+        """Brings the sums of a share that is trained to the scheduler; returns when the round is over.
+
+        Args:
+            at: the round.
+            share: of this simulator.
+            done: what the shards have answered.
+            pulled: seconds that `pull` took.
+
+        Returns:
+            Whether a checkpoint is made of the state after the round.
+        """
+
+    def fail(self, error: FLError) -> None:
+        """The run has failed: ends all waiting; called from another thread."""
+
+    def close(self) -> None:
+        """Closes connections of its own."""
+
+
+class InMemory:
+    """On the scheduler's machine: nothing is copied, shards and scheduler read each other's memory."""
+
+    def __init__(self, client: SchedulerClient, pool: ShardPool) -> None:
+        self._client, self._pool = client, pool
+
+    def pull(self, step: int) -> None:
+        """Nothing: the shards read the scheduler's own parameters."""
+
+    def begin(self, at: Round, share: Share) -> None:
+        """Nothing."""
+
+    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
+        """Tells where the sums are."""
+        timings = _Pushing(done.timings, pulled)
+        handles = self._pool.sum_handles if share.uids else []
+        return self._client.fedavg_update_in_memory(at, done.results, timings(), handles)
+
+    def fail(self, error: FLError) -> None:
+        """Nothing: no wait but the scheduler's answer, which comes."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Streamed:
+    """Over the connection to the scheduler."""
+
+    def __init__(self, client: SchedulerClient, pool: ShardPool, params: Tensors) -> None:
+        self._client, self._pool, self._params = client, pool, params
+
+    def pull(self, step: int) -> None:
+        """All parameters come from the scheduler."""
+        self._client.get_global_params(step, into=self._params)
+
+    def begin(self, at: Round, share: Share) -> None:
+        """Nothing."""
+
+    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
+        """The sums of this simulator go to the scheduler."""
+        timings = _Pushing(done.timings, pulled)
+        sums = self._pool.reduce_sums() if share.uids else {}
+        return self._client.fedavg_update(at, done.results, timings, sums)
+
+    def fail(self, error: FLError) -> None:
+        """Nothing: no wait but the scheduler's answer, which comes."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Exchanged:
+    """Over the connections of a group of simulators: each deals with the scheduler for its part only."""
+
+    def __init__(self, client: SchedulerClient, pool: ShardPool, params: Tensors, group: PeerGroup) -> None:
+        self._client, self._pool, self._params, self._group = client, pool, params, group
+
+    def pull(self, step: int) -> None:
+        """This simulator's part comes from the scheduler, the rest from the others."""
+        self._group.share_params(step, self._params, lambda into: self._client.get_part(step, into))
+
+    def begin(self, at: Round, share: Share) -> None:
+        """The others may bring their sums."""
+        self._group.open(at, share)
+
+    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
+        """The group's sums in this simulator's part go to the scheduler."""
+        timings = _Pushing(done.timings, pulled)
+        sums = self._pool.reduce_sums() if share.uids else {}
+        total, timings.waited = self._group.add_up(at, sums)
+        return self._client.fedavg_update(at, done.results, timings, total)
+
+    def fail(self, error: FLError) -> None:
+        """Ends the waiting for the other simulators."""
+        self._group.fail(error)
+
+    def close(self) -> None:
+        """Closes the connections to the other simulators."""
+        self._group.close()
+
+
+class _Pushing:
+    """Where a round's time went, as far as it is known when it is asked."""
+
+    def __init__(self, trained: Timings, pulled: float) -> None:
+        self._trained, self._pulled, self._began = trained, pulled, time.perf_counter()
+        self.waited = 0.0
+
+    def __call__(self) -> Timings:
+        spent, t = time.perf_counter() - self._began, self._trained
+        return Timings(t.pull + self._pulled, t.train, t.push + spent - self.waited, t.wait + self.waited)
