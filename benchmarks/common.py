@@ -36,9 +36,10 @@ def our_environment() -> dict[str, str]:
     return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def our_command(script: Path, *arguments: object, ranks: int = 2) -> list[str]:
-    """The command line of a simulator run under mpirun."""
-    return ["mpirun", "-np", str(ranks), sys.executable, str(script), *map(str, arguments)]
+def our_command(script: Path, *arguments: object, ranks: int = 2, launcher: Sequence[str] | None = None) -> list[str]:
+    """The command line of a simulator run under mpirun, or a launcher that knows its ranks."""
+    start = launcher or ["mpirun", "-np", str(ranks)]
+    return [*start, sys.executable, str(script), *map(str, arguments)]
 
 
 def run(command: Sequence[object], environment: Mapping[str, str]) -> None:

@@ -56,7 +56,8 @@ def main() -> None:
         for number, (millions, simulators, users) in enumerate(cases):
             rows = simulate(
                 HERE / "scale_task.py", folder / "data", "--elements", int(millions * 1e6), "--sample-num", users,
-                "--rounds", asked.rounds, "--shards", 1, "--no-shared-memory", "--checkpoint-every", 0,
+                "--rounds", asked.rounds, "--shards", 1, "--no-shared-memory", "--exchange", "never",
+                "--checkpoint-every", 0,
                 ranks=simulators + 1, output=folder / f"record{number}",
             )[WARM_UP:]  # fmt: skip
             measured.append(1e3 * statistics.median(row["seconds"] - row["train"] for row in rows))

@@ -1,4 +1,4 @@
-"""Three hosts on one machine: network namespaces with an address each, joined by a switch."""
+"""Several hosts on one machine: network namespaces with an address each, joined by a switch."""
 
 import contextlib
 import os
@@ -32,12 +32,12 @@ while True:
 
 
 class Hosts:
-    """Hosts node1, node2, node3: rank 0, 1 and 2 of a run, each with one address on `data`."""
+    """Hosts node1, node2, ...: rank 0, 1, ... of a run, each with one address on `data`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, count: int = 3) -> None:
         self.prefix = f"flsim{os.getpid()}"
         self.switch = f"{self.prefix}-switch"
-        self.numbers = (1, 2, 3)
+        self.numbers = tuple(range(1, count + 1))
         self.folder = folder
         self.hostfile = folder / "hosts"
         self.launch = folder / "launch.sh"
@@ -63,6 +63,14 @@ class Hosts:
             ip("-n", self.switch, "link", "set", here, "master", "switch", "up")
             ip("-n", there, "address", "add", f"{NETWORK}.{number}/24", "dev", "data")
             ip("-n", there, "link", "set", "data", "up")
+
+    def limit(self, megabits: int) -> None:
+        """Gives every host's link so many Mbit a second each way."""
+        for number in self.numbers:
+            for name, device in ((self.namespace(number), "data"), (self.switch, f"port{number}")):
+                rate = ["rate", f"{megabits}mbit", "burst", "256kb", "latency", "50ms"]
+                command = ["ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", device, "root", "tbf", *rate]
+                subprocess.run(command, check=True, capture_output=True, timeout=30)
 
     def tear_down(self) -> None:
         """Removes the namespaces, and with them all links."""
@@ -108,7 +116,7 @@ class Hosts:
         return subprocess.run(whole, check=True, capture_output=True, text=True, timeout=30).stdout
 
     def mpirun(self, hostfile: str = "") -> list[str]:
-        """Begins a command line that starts three ranks: one on each host, or as a hostfile says."""
+        """Begins a command line that starts as many ranks as hosts: one on each, or as a hostfile says."""
         hosts = hostfile or "\n".join(f"{NETWORK}.{number}:1" for number in self.numbers)
         self.hostfile.write_text(hosts, encoding="utf-8")
         start = ["mpirun", "-launcher", "ssh", "-launcher-exec", str(self.launch), "-iface", "switch"]

@@ -41,10 +41,14 @@ def one_line(text):
 # -- exceptions in user code -------------------------------------------------
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_an_exception_in_a_trainer_names_uid_date_and_round(data, tmp_path, ranks):
+EXCHANGE = ["--no-shared-memory", "--exchange", "always"]  # the others wait for the sums of the one that fails
+
+
+@pytest.mark.parametrize(("ranks", "more"), [(1, []), pytest.param(3, [], marks=pytest.mark.slow), (3, EXCHANGE)])
+def test_an_exception_in_a_trainer_names_uid_date_and_round(data, tmp_path, ranks, more):
     began = time.monotonic()
-    text = fails(data, *RUN, "--trouble", "raise", "--trouble-uid", "user005", "--output", tmp_path, ranks=ranks)
+    trouble = ["--trouble", "raise", "--trouble-uid", "user005"]
+    text = fails(data, *RUN, *trouble, *more, "--output", tmp_path, ranks=ranks)
     assert time.monotonic() - began < 60
     assert "date 20200101, round 1, uid 'user005'" in text
     assert "RuntimeError: a mistake in user code" in text

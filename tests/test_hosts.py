@@ -18,6 +18,7 @@ from tiny_task import make_data
 # Keep-alive takes 7 s to find a host that is silent, the launcher has 3 s more.
 BOUND = 15.0
 RUN = ["--rounds", 3, "--sample-num", 12, "--shards", 1, "--private", "out.bias", "--checkpoint-every", 1]
+EXCHANGE = ["--exchange", "always"]
 DEADLY = ROOT / "tests" / "deadly_task.py"
 OUTSIDER = """
 import sys, grpc
@@ -66,14 +67,15 @@ def assert_same_run(output, expected):
 @pytest.mark.parametrize(
     ("hostfile", "memory"),
     [
-        pytest.param("", "--no-shared-memory", id="a rank each"),
-        pytest.param("", "--shared-memory", id="that share memory"),
+        pytest.param("", ["--no-shared-memory"], id="a rank each"),
+        pytest.param("", ["--shared-memory"], id="that share memory"),
+        pytest.param("", ["--no-shared-memory", *EXCHANGE], id="that exchange"),
         # As the README has it: the scheduler shares the first host with a simulator.
-        pytest.param(f"{NETWORK}.1:2\n{NETWORK}.2:1", "--no-shared-memory", id="two ranks on the first"),
+        pytest.param(f"{NETWORK}.1:2\n{NETWORK}.2:1", ["--no-shared-memory"], id="two ranks on the first"),
     ],
 )
 def test_several_hosts_give_the_bits_of_one(hosts, data, alone, tmp_path, hostfile, memory):
-    done = run(TINY, data, *RUN, memory, "--output", tmp_path, mpirun=hosts.mpirun(hostfile))
+    done = run(TINY, data, *RUN, *memory, "--output", tmp_path, mpirun=hosts.mpirun(hostfile))
     assert "2 simulators, 2 shards, 2 hosts" in done.stdout
     assert_same_run(tmp_path, alone)
 
@@ -104,13 +106,14 @@ def test_three_hosts_train_the_language_model_to_the_bits_of_one(hosts, tmp_path
 
 
 @pytest.fixture
-def hanging(hosts, data, tmp_path, tmp_path_factory, monkeypatch):
+def hanging(request, hosts, data, tmp_path, tmp_path_factory, monkeypatch):
     """A run on three hosts in the middle of its second round, and all its processes."""
     orders = tmp_path_factory.mktemp("orders")
     monkeypatch.setenv(ORDERS, str(orders))
     os.mkfifo(orders / "go")
     order(orders, "train 20200101 2 user005", then=["wait"])
-    process = start(DEADLY, data, *RUN, "--no-shared-memory", "--output", tmp_path, mpirun=hosts.mpirun())
+    more = getattr(request, "param", [])
+    process = start(DEADLY, data, *RUN, "--no-shared-memory", *more, "--output", tmp_path, mpirun=hosts.mpirun())
     try:
         read_until(process, "waiting")
         yield process, tree(process)
@@ -174,19 +177,20 @@ def test_an_interface_that_a_host_lacks_is_said_before_anything_starts(hosts, da
 # -- a host is cut off ---------------------------------------------------------------
 
 
+SIMULATOR_GONE = r"^rank [01]: .*\brank 2\b.* (is gone|does not answer)"
+SCHEDULER_GONE = r"^rank [12]: .*the scheduler \(rank 0\) at \S+ does not answer"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "named"),
+    ("hanging", "number", "named"),
     [
-        pytest.param(
-            3, r"^rank [01]: .*\brank 2\b.* (is gone|does not answer)", id="a simulator", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            1,
-            r"^rank [12]: .*the scheduler \(rank 0\) at \S+ does not answer",
-            id="the scheduler",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param([], 3, SIMULATOR_GONE, id="a simulator"),
+        pytest.param(EXCHANGE, 3, SIMULATOR_GONE, id="a simulator that exchanges"),
+        pytest.param([], 1, SCHEDULER_GONE, id="the scheduler"),
+        pytest.param(EXCHANGE, 1, SCHEDULER_GONE, id="the scheduler of simulators that exchange"),
     ],
+    indirect=["hanging"],
 )
 def test_a_host_that_is_cut_off_ends_the_run(hosts, hanging, alone, tmp_path, number, named):
     process, everything = hanging
