@@ -10,6 +10,11 @@ import numpy as np
 
 Pair = tuple[float, float]
 
+# Columns of a record that are no metrics: of a round, of its users, of where its time went.
+SPREAD = ("top1_user_mean", "top1_user_p10", "top1_user_p50", "top1_user_p90")
+TIMES = ("seconds", "train", "pull", "push", "wait")
+NO_METRICS = frozenset(["date", "round", "phase", "users", "examples", "uid", *SPREAD, *TIMES])
+
 
 @dataclass(frozen=True)
 class UserResult:

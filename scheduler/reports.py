@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from protos.errors import BadInput, TooLarge, WrongState
 from protos.stubs import scheduler_server_pb2 as pb
 from scheduler.messages import BATCH, MAX_USERS, check_date, check_name, check_uid, key_to_message
-from scheduler.metrics import UserResult
+from scheduler.metrics import NO_METRICS, UserResult
 from scheduler.rounds import Timings
 from scheduler.samplers import Round
 
@@ -41,6 +41,8 @@ def result_from_message(message: pb.UserResult) -> UserResult:
     metrics = {}
     for name, pair in message.metrics.items():
         check_name(f"uid {uid!r}: a metric's name", name)
+        if name in NO_METRICS:
+            raise BadInput(f"uid {uid!r}: a metric is called {name!r}, like a column of the record; rename it")
         # A sum may well be NaN: that a user diverged in a test is a result.
         if not (math.isfinite(pair.count) and pair.count >= 0):
             raise BadInput(f"uid {uid!r}: metric {name!r} has a count of {pair.count}; it must be finite, not negative")

@@ -205,7 +205,9 @@ class SimulationFramework:
             self._service.progress.end()
         if message is not None:
             sys.stderr.write(f"rank {self._role.rank}: {message}\n")
-            sys.stderr.flush()
+        if self._service is not None and self._service.way_on is not None:
+            sys.stderr.write(f"{self._service.way_on}\n")
+        sys.stderr.flush()
         if self._simulation is not None:
             if message is not None:
                 self._simulation.report_failure(f"rank {self._role.rank}: {message}")
@@ -232,6 +234,8 @@ class _SchedulerService:
         self.record = RunRecord(output, {**shown, "output": str(output)}, resumed=bool(self._found))
         self.progress = RunProgress(settings.progress)
         self._last_test: RoundRecord | None = None
+        # The last checkpoint that is whole.
+        self._safe: int | None = max(self._found, default=None)
         self._seconds = dict.fromkeys(("seconds", "train", "pull", "push", "wait"), 0.0)
         self._rounds = 0
         schedule = Schedule(settings.checkpoint_every)
@@ -273,6 +277,7 @@ class _SchedulerService:
 
     def on_checkpoint(self, snapshot: Snapshot, marks: dict[str, int], segments: Sequence[Segment]) -> None:
         self.checkpoints.write(Checkpoint(snapshot, marks, self._meaning, tuple(segments)))
+        self._safe = snapshot.step
         logger.debug("checkpoint after %d rounds", snapshot.step)
 
     def offers(self) -> list[Offer]:
@@ -319,6 +324,13 @@ class _SchedulerService:
         if failure is None or (failure.startswith("rank ") and " is gone" not in failure):
             return None
         return failure
+
+    @property
+    def way_on(self) -> str | None:
+        """How a run that has failed can go on, if it can."""
+        if self._safe is None:
+            return None
+        return f"--resume {self.record.folder} goes on after round {self._safe} of the run"
 
     def finish(self) -> None:
         """Writes the final parameters and says the results."""

@@ -21,15 +21,13 @@ import yaml
 from protos.codec import Tensors
 from protos.errors import FLError
 from scheduler.messages import Layout
-from scheduler.metrics import ratio, reduce_metrics, user_spread
+from scheduler.metrics import SPREAD, TIMES, ratio, reduce_metrics, user_spread
 from scheduler.rounds import TRAIN, RoundRecord
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("paddlepaddle", "grpcio", "protobuf", "mpi4py", "numpy", "lmdb")
 _FIRST = ["date", "round", "phase", "users", "examples", "loss", "top1"]
-_SPREAD = ["top1_user_mean", "top1_user_p10", "top1_user_p50", "top1_user_p90"]
-_LAST = ["seconds", "train", "pull", "push", "wait"]
 _TABLES = ("metrics.csv", "per_user.csv")
 _COHORTS = "cohorts.json"
 _PARTS = ("config.yaml", "metrics.csv", "per_user.csv", "cohorts.json", "params", "checkpoints")
@@ -96,9 +94,9 @@ class RunRecord:
             spread = user_spread(record.results, "top1")
             row |= {f"top1_user_{key}": _number(value) for key, value in spread.items()}
             self._add_users(record)
-        times = {"seconds": record.seconds, **{name: getattr(record.timings, name) for name in _LAST[1:]}}
+        times = {"seconds": record.seconds, **{name: getattr(record.timings, name) for name in TIMES[1:]}}
         row |= {name: f"{seconds:.6f}" for name, seconds in times.items()}
-        self._add_rows("metrics.csv", _FIRST, sorted(set(values) - set(_FIRST)), [*_SPREAD, *_LAST], [row])
+        self._add_rows("metrics.csv", _FIRST, sorted(set(values) - set(_FIRST)), [*SPREAD, *TIMES], [row])
 
     # -- checkpoints -----------------------------------------------------------------
 

@@ -136,6 +136,10 @@ class Settings(BaseSettings):
 
     def make_server_optimizer(self) -> ServerOptimizer:
         """The server optimizer these settings name."""
+        if self.mode == "centralized" and self.server_optimizer != "fedavg":
+            raise BadInput(
+                f"--server-optimizer {self.server_optimizer} needs --mode federated: centralized has no server step"
+            )
         kind: Any = SERVER_OPTIMIZERS[self.server_optimizer]
         optimizer: ServerOptimizer = kind() if self.server_lr is None else kind(learning_rate=self.server_lr)
         return optimizer

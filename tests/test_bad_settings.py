@@ -99,6 +99,9 @@ CONTRADICTIONS = {
     "tests without users": (
         ["--eval-every", "3", "--test-sampler", "none"], "--eval-every 3 tests during the training, but --test-sampler",
     ),
+    "a server step without a server": (
+        ["--mode", "centralized", "--server-optimizer", "fedadam"], "--server-optimizer fedadam needs --mode federated",
+    ),
     "an empty pattern": (["--private", "a,"], "--private '': string should have at least 1 character"),
     "no file of settings": (["--config", "none.yaml"], "--config none.yaml: No such file"),
 }  # fmt: skip

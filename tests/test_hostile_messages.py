@@ -152,6 +152,7 @@ PUSHED = {
         LARGE, "more than 100 different metrics",
     ),
     "a long metric": ([report(user(metrics=metric(LONG)))], LARGE, "a metric's name has 2000 characters"),
+    "a metric like a column": ([report(user(metrics=metric("seconds")))], BAD, "'seconds', like a column"),
     "a metric without a name": ([report(user(metrics=metric("")))], LARGE, "a metric's name has 0 characters"),
     "a count of NaN": ([report(user(metrics=metric(count=NAN)))], BAD, "metric 'loss' has a count of nan"),
     "a negative count": ([report(user(metrics=metric(count=-1.0)))], BAD, "metric 'loss' has a count of -1.0"),

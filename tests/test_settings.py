@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 import yaml
 from pydantic import Field, ValidationError
+from running import TINY, run
 
 from application import RecipeSettings
 from protos.errors import BadInput
@@ -210,12 +211,11 @@ def test_a_mistake_ends_the_program_with_one_line(capsys, arguments, words):
     assert said.err == line + "\n"
 
 
-def test_only_rank_0_speaks_of_a_mistake(capsys, monkeypatch):
-    monkeypatch.setenv("PMI_RANK", "1")
-    with pytest.raises(SystemExit) as caught:
-        parse_settings(Settings, ["data", "--rounds", "x"])
-    assert caught.value.code == 2
-    assert capsys.readouterr() == ("", "")
+def test_only_rank_0_speaks_of_a_mistake():
+    done = run(TINY, "data", "--rounds", "x", ranks=3, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tiny_task.py: error: --rounds 'x': ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_parsing_leaves_redirected_output_as_it_was(capsys):
