@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,18 @@ def checkpoints(output):
     return output / "checkpoints"
 
 
+def test_a_failed_run_says_how_it_goes_on(reference, tmp_path):
+    data, _ = reference
+    (tmp_path / "plan.json").write_text('[["user001"], ["user002"], ["user003"]]')
+    plan = ["--sampler", "fixed", "--plan", tmp_path / "plan.json", "--rounds", 3, "--checkpoint-every", 1]
+    trouble = ["--trouble", "raise", "--trouble-uid"]
+    done = run(TINY, data, *plan, *trouble, "user003", "--output", tmp_path / "late", check=False)
+    # The checkpoint of the second round may still have been on its way to the disk.
+    assert re.search(rf"^--resume {tmp_path / 'late'} goes on after round [12] of the run\n\Z", done.stderr, re.M)
+    done = run(TINY, data, *plan, *trouble, "user001", "--output", tmp_path / "early", check=False)
+    assert "--resume" not in done.stderr
+
+
 # -- going on ----------------------------------------------------------------------
 
 
@@ -55,7 +68,11 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("ranks", "more"),
-    [(1, ["--shards", 2]), pytest.param(2, ["--shards", 3, "--no-shared-memory"], marks=SLOW)],
+    [
+        (1, ["--shards", 2]),
+        pytest.param(2, ["--shards", 3, "--no-shared-memory"], marks=SLOW),
+        pytest.param(4, ["--shards", 1, "--no-shared-memory", "--exchange", "always"], marks=SLOW),
+    ],
 )
 def test_a_resumed_run_ends_as_the_one_that_was_not_stopped(reference, crashed, ranks, more):
     data, expected = reference
