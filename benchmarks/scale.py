@@ -1,12 +1,14 @@
-"""A round's time outside training: measured for a few sizes, fitted, and told for many simulators.
+"""A round's time outside training, by parameters, users and simulators; measured, fitted, told for many simulators.
 
     python benchmarks/scale.py
 
-Simulators of one shard stream their parameters, as on machines of their own.  Training takes next to no time; all
-else is fitted by least squares to  a + b P S + c P + d P K / S + e K  with P million parameters, S simulators and
-K users a round: what goes through the one scheduler, its step, what shards do with the users' deltas, and the users.
-Here all processes share one machine and no network, so  b  is the cost of copying and adding; a network adds its
-own time, which the last table takes from `--gigabits`.
+Simulators of one shard stream their parameters, as on machines of their own.  Training takes next to no time.  Where
+each deals with the scheduler alone, all else is fitted by least squares to  a + b P S + c P + d P K / S + e K  with
+P million parameters, S simulators and K users a round: what goes through the one scheduler, its step, what shards do
+with the users' deltas, and the users.  All processes share one machine here, so that time has the work of the
+simulators in it, which on machines of their own is done side by side.  The CPU time of the scheduler and of one
+simulator is therefore measured too, also where simulators exchange among themselves, and the last table is made of
+it: what copying takes at the scheduler and at a simulator, and what a network of `--gigabits` takes.
 """
 
 from __future__ import annotations
@@ -14,15 +16,21 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import time
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from common import HERE, machine, show, simulate
+from common import HERE, machine, our_command, our_environment, round_times, rounds_done, show
 from tiny_data import write_users
+from watching import Watched
 
 WARM_UP = 2  # rounds that are not counted
+PAUSE = 0.05  # between two looks at a run
 PULLED, PUSHED = 4, 8  # bytes a parameter
+LANGUAGE_MODEL = 6.18  # million parameters
+EXCHANGES = ("never", "always")
 
 
 def read_arguments() -> argparse.Namespace:
@@ -32,12 +40,35 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--millions", type=float, nargs="+", default=[0.1, 2.0, 8.0], help="parameters")
     parser.add_argument("--simulators", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--users", type=int, nargs="+", default=[6, 24], help="a round")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--gigabits", type=float, default=10.0, help="of the scheduler's network, a second")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--gigabits", type=float, default=10.0, help="of each machine's network, a second")
     arguments = parser.parse_args()
-    if arguments.rounds <= WARM_UP:
-        parser.error(f"more than {WARM_UP} rounds are needed")
+    if arguments.rounds <= WARM_UP + 1:
+        parser.error(f"more than {WARM_UP + 1} rounds are needed")
     return arguments
+
+
+def measure(
+    folder: Path, millions: float, simulators: int, users: int, exchange: str, rounds: int
+) -> tuple[float, dict[str, float]]:
+    """Milliseconds of the median round outside training, and of CPU a round by part (of all its processes)."""
+    output = folder / f"{millions}-{simulators}-{users}-{exchange}"
+    command = our_command(
+        HERE / "scale_task.py", folder / "data", "--elements", int(millions * 1e6), "--sample-num", users,
+        "--rounds", rounds, "--shards", 1, "--no-shared-memory", "--exchange", exchange, "--checkpoint-every", 0,
+        "--test-sampler", "none", "--progress", "none", "--output", output, ranks=simulators + 1,
+    )  # fmt: skip
+    seen: list[tuple[int, dict[str, float]]] = []
+    with Watched(command, our_environment()) as run:
+        while run.running():
+            done = rounds_done(output)
+            if WARM_UP <= done < rounds:
+                seen.append((done, run.cpu()))
+            time.sleep(PAUSE)
+    wall = statistics.median(row["seconds"] - row["train"] for row in round_times(output)[WARM_UP:])
+    (first, before), (last, after) = seen[0], seen[-1]
+    cpu = {part: 1e3 * (after[part] - before[part]) / max(1, last - first) for part in before if part in after}
+    return 1e3 * wall, cpu
 
 
 def terms(millions: float, simulators: float, users: float) -> list[float]:
@@ -49,40 +80,61 @@ def main() -> None:
     """Measures, fits and prints."""
     asked = read_arguments()
     cases = list(product(asked.millions, asked.simulators, asked.users))
-    measured = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_users(folder / "data", 100, 10)
-        for number, (millions, simulators, users) in enumerate(cases):
-            rows = simulate(
-                HERE / "scale_task.py", folder / "data", "--elements", int(millions * 1e6), "--sample-num", users,
-                "--rounds", asked.rounds, "--shards", 1, "--no-shared-memory", "--exchange", "never",
-                "--checkpoint-every", 0,
-                ranks=simulators + 1, output=folder / f"record{number}",
-            )[WARM_UP:]  # fmt: skip
-            measured.append(1e3 * statistics.median(row["seconds"] - row["train"] for row in rows))
+        walls = [measure(folder, *case, "never", asked.rounds)[0] for case in cases]
+        large = max(asked.millions)
+        several = [simulators for simulators in asked.simulators if simulators > 1]
+        cpu = {
+            (exchange, simulators): measure(folder, large, simulators, 2 * simulators, exchange, asked.rounds)[1]
+            for exchange, simulators in product(EXCHANGES, several)
+        }
+    show_fit(cases, walls)
+    if several:
+        show_copying(cpu, large, max(several), asked.gigabits)
+
+
+def show_fit(cases: Sequence[tuple[float, int, int]], walls: Sequence[float]) -> None:
+    """The measured times, and the model that fits them."""
     matrix = np.array([terms(*case) for case in cases])
     # Relative errors: a small model's milliseconds count as much as a large one's seconds.
-    weights = 1 / np.array(measured)
+    weights = 1 / np.array(walls)
     found = _least_squares(matrix * weights[:, None], np.ones(len(cases)))
-    fitted = matrix @ found
     lines = [
         [f"{p:g}", f"{s}", f"{k}", f"{real:.1f}", f"{model:.1f}"]
-        for (p, s, k), real, model in zip(cases, measured, fitted, strict=True)
+        for (p, s, k), real, model in zip(cases, walls, matrix @ found, strict=True)
     ]
-    title = "A round outside training, ms"
+    title = "A round outside training, each with the scheduler, ms"
     show(title, ["million parameters", "simulators", "users", "measured", "fitted"], lines, machine())
     names = ["a", "b: P S", "c: P", "d: P K / S", "e: K"]
     show("Coefficients, ms", ["term", "ms"], [[n, f"{v:.3f}"] for n, v in zip(names, found, strict=True)])
-    rows_out = []
+
+
+def show_copying(cpu: dict[tuple[str, int], dict[str, float]], millions: float, most: int, gigabits: float) -> None:
+    """The CPU time of copying and adding, and what it and the network tell for many simulators."""
+    lines = [
+        [f"{simulators}", exchange, f"{used['scheduler'] / millions:.1f}",
+         f"{used['simulator'] / simulators / millions:.1f}"]
+        for (exchange, simulators), used in cpu.items()
+    ]  # fmt: skip
+    title = f"CPU a round and million parameters, ms ({millions:g} million)"
+    show(title, ["simulators", "--exchange", "the scheduler", "a simulator"], lines)
+    alone, among = cpu["never", most], cpu["always", most]
+    rows = []
     for simulators in (1, 4, 16, 64):
-        users = 10 * simulators
-        own = float(np.array(terms(6.18, simulators, users)) @ found)
-        network = 6.18e6 * (PULLED + PUSHED) * simulators * 8 / (asked.gigabits * 1e9) * 1e3
-        rows_out.append([f"{simulators}", f"{users}", f"{own:.0f}", f"{network:.0f}"])
+        # What a simulator sends and takes of the others grows with this.
+        share = (2 - 1 / simulators) / (2 - 1 / most)
+        network = LANGUAGE_MODEL * 1e6 * (PULLED + PUSHED) * 8 / (gigabits * 1e9) * 1e3
+        per = LANGUAGE_MODEL / millions
+        direct = per * (alone["scheduler"] / most * simulators + alone["simulator"] / most)
+        exchanged = per * (among["scheduler"] + among["simulator"] / most * share)
+        rows.append([f"{simulators}", f"{direct:.0f}", f"{network * simulators:.0f}", f"{exchanged:.0f}",
+                     f"{network * (2 - 1 / simulators):.0f}"])  # fmt: skip
     show(
-        "The language model (6.18 million), 10 users a simulator, told by the fit; ms a round",
-        ["simulators", "users", "scheduler and shards", f"its network, {asked.gigabits:g} Gbit/s"], rows_out,
+        f"The language model ({LANGUAGE_MODEL:g} million) on machines of their own, ms a round outside training",
+        ["simulators", "each with the scheduler: copying", f"{gigabits:g} Gbit/s", "among themselves: copying",
+         f"{gigabits:g} Gbit/s"], rows,
     )  # fmt: skip
 
 
