@@ -290,14 +290,16 @@ class Shard:
     def _load_user(self, uid: str, at: Round, split: str) -> Examples:
         """Fetches a user's examples and puts its private parameters into the model."""
         self.where = jobs.describe_turn(uid, at)
-        examples = self._fetched.pop((at.date, uid), None) if split == TRAIN else None
-        if examples is None:
-            examples = self._client.get_data_by_uid(uid, at.date, split)
+        examples = self._examples(uid, at.date, split)
         if self._model.private:
             private = self._client.get_param_by_uid(uid, at.step)
             self._model.load(self._private_start.of(uid) if private is None else private)
         self._model.reset_fixed()
         return examples
+
+    def _examples(self, uid: str, date: str, split: str) -> Examples:
+        fetched = self._fetched.pop((date, uid), None) if split == TRAIN else None
+        return self._client.get_data_by_uid(uid, date, split) if fetched is None else fetched
 
     def _train_user(self, uid: str, at: Round, examples: Examples) -> dict[str, Pair]:
         self._model.model.train()
