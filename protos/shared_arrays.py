@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import platform
 import secrets
 import stat
 import tempfile
@@ -26,6 +27,8 @@ from protos.errors import FLError, NotFound
 
 _ALIGN = 64
 _TOKEN_BYTES = 16
+# Machines on which one process sees another's writes in the order in which they were made.
+_IN_ORDER = ("x86_64", "AMD64")
 _REMEDY = "free memory, or raise the limits of memory and open files of this job"
 
 
@@ -98,9 +101,18 @@ class SharedArrays:
         except OSError as error:
             raise FLError(f"{size} bytes of shared memory cannot be mapped: {error.strerror}; {_REMEDY}") from error
         self.arrays: Tensors = {name: _view(self._map, spec, offsets[name]) for name, spec in specs.items()}
+        self._stamp = np.frombuffer(self._map, np.int64, 1, _TOKEN_BYTES)
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
+
+    def stamp(self, number: int) -> None:
+        """Tells all who map this memory that the arrays now are those of this number."""
+        self._stamp[0] = number
+
+    def stamped(self, number: int) -> bool:
+        """Whether the arrays are known to be those of this number or a later one; False where it cannot be told."""
+        return platform.machine() in _IN_ORDER and bool(self._stamp[0] >= number)
 
     def handle(self) -> MemoryHandle:
         """How another process of this machine finds this memory."""

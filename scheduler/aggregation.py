@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +135,8 @@ class ExactSum:
         self._fast_limit = min(self._limit, _MAGIC_LIMIT)
         self._scratch: Float64 = np.empty(BLOCK, np.float64)
         self._deltas: dict[np.dtype[Any], Array] = {}
+        # Parameters all of whose rows are touched.
+        self._whole: set[str] = set()
         for touched in sums.touched.values():
             touched.fill(False)
 
@@ -157,11 +159,14 @@ class ExactSum:
         total, touched = self._sums.totals[name], self._sums.touched[name]
         put = _Put(name, uid, weight * self._scale)
         if rows is None:
-            fresh = not touched.any()
-            if fresh:
-                touched.fill(True)
-            else:
-                self._sums.settle(name)
+            fresh = False
+            if name not in self._whole:
+                fresh = not touched.any()
+                if fresh:
+                    touched.fill(True)
+                else:
+                    self._sums.settle(name)
+                self._whole.add(name)
             self._take_flat(put, new.reshape(-1), old.reshape(-1), total.reshape(-1), fresh=fresh)
             return
         by_row = _by_row(total)
@@ -175,8 +180,9 @@ class ExactSum:
         _by_row(new)[rows] = before
 
     def _take_flat(self, put: _Put, new: Array, old: Array, total: Int64, *, fresh: bool) -> None:
-        kind = np.promote_types(new.dtype, np.float32)
-        room = self._deltas.setdefault(kind, np.empty(BLOCK, kind))
+        room = self._deltas.get(new.dtype)
+        if room is None:
+            room = self._deltas[new.dtype] = np.empty(BLOCK, np.promote_types(new.dtype, np.float32))
         for start in range(0, total.size, BLOCK):
             part = slice(start, start + BLOCK)
             now, before, target = new[part], old[part], total[part]
@@ -225,8 +231,7 @@ class ExactSum:
         )
 
 
-@dataclass(frozen=True)
-class _Put:
+class _Put(NamedTuple):
     name: str
     uid: str
     factor: float

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # Finished rounds that may wait for the listener; a disk that is slower than the rounds holds them up.
 MAX_UNTOLD = 64
+# How long a finished round may wait for others, so that the listener is told of short ones together.
+GATHER_SECONDS = 0.1
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD
 # Of one simulator: calls that wait at once, beside its watch; bytes posted that not all have read.
@@ -426,7 +428,8 @@ class Coordinator:
             self._parts[state.step] = _Parts(snapshot)
             self._records.append(snapshot)
             self._finish_checkpoint(state.step)
-        self._recorded.notify()
+        if len(self._records) == 1 or self._is_urgent():
+            self._recorded.notify()
         self._wake()
         # A disk that is slower than the rounds holds them up, and memory does not grow.
         self._wait(lambda: len(self._records) < MAX_UNTOLD and len(self._parts) <= 1)
@@ -447,19 +450,28 @@ class Coordinator:
                 self._recorded.wait_for(lambda: bool(self._records) or self._failure is not None or self._all_left())
                 if not self._records:
                     return
+                # Rounds of milliseconds are told together: not at the moment in which shards wait for the next.
+                self._recorded.wait_for(self._is_urgent, GATHER_SECONDS)
                 full = len(self._records) >= MAX_UNTOLD
-                news = self._records.popleft()
+                several = list(self._records)
+                self._records.clear()
                 self._telling = True
                 if full:
                     self._wake()
             try:
-                self._tell_one(news)
+                for news in several:
+                    self._tell_one(news)
             except FLError as error:
                 self.fail(str(error))
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, the run must end with it
                 self.fail("the scheduler (rank 0) failed:\n" + "".join(traceback.format_exception(error)).rstrip())
                 return
+
+    def _is_urgent(self) -> bool:
+        """Whether what waits for the listener is not just a few rounds."""
+        ended = self._failure is not None or self._all_left()
+        return ended or len(self._records) >= MAX_UNTOLD // 2 or not isinstance(self._records[-1], RoundRecord)
 
     def _tell_one(self, news: RoundRecord | Snapshot | _Parts) -> None:
         if isinstance(news, RoundRecord):

@@ -152,6 +152,7 @@ class RoundState:
         for name, value in params.items():
             # Without -0.0, which adding nothing would turn into 0.0.
             np.add(value, 0.0, out=self._memory[name])
+        self._memory.stamp(self.step)
         self.params, self.private = self._memory.arrays, private
 
     def memory(self) -> MemoryHandle:
@@ -495,6 +496,8 @@ class RoundState:
 
     def _close_round(self, round_: _Open) -> RoundRecord:
         self.step += 1
+        # Shards of this machine that wait for it begin with their next users.
+        self._memory.stamp(self.step)
         self._last_end = self._clock()
         del self._known[round_.at.step]
         if self._open is not None:

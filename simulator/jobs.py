@@ -141,6 +141,26 @@ class EvaluateShare:
     share: Share
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """The job after the one under way, to get ready for.
+
+    It begins with `Go`, or as soon as the memory of the parameters tells that they are those it asks for.
+
+    Attributes:
+        job: to come.
+        lanes: shards that take from its share.
+    """
+
+    job: TrainShare
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Go:
+    """Begin with what was told `Ahead`; not answered, and nothing to one that has begun."""
+
+
 # What a shard must have done before it can train: given again, in the order in which
 # they first were, to one that takes the place of a dead one.
 LASTING = (Connect, Setup, BuildModel, Attach, UseMemory, StartPrivate)

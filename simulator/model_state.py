@@ -13,6 +13,8 @@ from protos.codec import DTYPES, Array, Tensors, TensorSpec
 from protos.errors import BadInput
 from scheduler.streams import stream_key
 
+_NO_VIEW = (-1, np.empty(0))
+
 
 def seed_everything(key: int) -> None:
     """Seeds the global generators of Paddle, NumPy and Python from a stream key."""
@@ -53,6 +55,8 @@ class ModelState:
         self.model = model
         self._tensors = dict(model.named_parameters())
         self._fixed: dict[str, tuple[Any, Array]] = {}
+        # Views of the tensors' memory, with where it was.
+        self._views: dict[str, tuple[int, Array]] = {}
         for name, buffer in model.named_buffers():
             if buffer.is_floating_point():
                 self._tensors[name] = buffer
@@ -67,12 +71,18 @@ class ModelState:
 
     def read(self, name: str) -> Array:
         """A parameter's value: the memory the model works on, not a copy."""
-        return _view(self._tensors[name])
+        tensor = self._tensors[name]
+        place, view = self._views.get(name, _NO_VIEW)
+        # An operator may have given the tensor other memory.
+        if place != tensor.data_ptr():
+            view = _view(tensor)
+            self._views[name] = (tensor.data_ptr(), view)
+        return view
 
     def load(self, values: Mapping[str, Array]) -> None:
         """Sets parameters in place."""
         for name, value in values.items():
-            np.copyto(_view(self._tensors[name]), value)
+            np.copyto(self.read(name), value)
 
     def reset_fixed(self) -> None:
         """Puts back what is neither shared nor private."""
@@ -81,7 +91,6 @@ class ModelState:
 
 
 def _view(tensor: Any) -> Array:
-    # Fetched anew for every use: an operator may have given the tensor other memory.
     return np.from_dlpack(tensor.detach())
 
 

@@ -5,6 +5,7 @@ The only processes that import Paddle.  Started by `shard_process`, driven over 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -46,6 +47,8 @@ from simulator.work_queue import WorkQueue
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 8 << 20
+# Of examples fetched before their round.
+FETCH_BYTES = 4 << 20
 # A process that ends closes all its files, but one after another.
 _ALL_CLOSE_SECONDS = 1.0
 
@@ -82,6 +85,8 @@ class Shard:
         self._params: SharedArrays | None = None
         self._sums: Sums | None = None
         self._checked_rows = False
+        # Examples of the round to come, by date and uid.
+        self._fetched: dict[tuple[str, str], Examples] = {}
         self.where = ""
         self._do: dict[type, Callable[[Any], Any]] = {
             jobs.Connect: self._connect,
@@ -190,6 +195,22 @@ class Shard:
 
     # -- users -----------------------------------------------------------------
 
+    def is_due(self, job: jobs.TrainShare) -> bool:
+        """Whether the parameters of a round are known to be there."""
+        return self._params is not None and self._params.stamped(job.at.step)
+
+    def get_ready(self, ahead: jobs.Ahead, due: Callable[[], bool]) -> None:
+        """Fetches examples of users it may have to train next, until the round begins."""
+        job, room = ahead.job, FETCH_BYTES
+        self._fetched.clear()
+        # What cannot be fetched is fetched again in its turn, and named.
+        with contextlib.suppress(FLError):
+            for uid in job.share.uids[self._is.index :: ahead.lanes]:
+                if room < 0 or due():
+                    return
+                examples = self._fetched[job.at.date, uid] = self._client.get_data_by_uid(uid, job.at.date, TRAIN)
+                room -= sum(rows.nbytes for rows in examples.values())
+
     def _train_share(self, job: jobs.TrainShare) -> jobs.ShareResult:
         assert self._params is not None
         assert self._sums is not None
@@ -207,6 +228,8 @@ class Shard:
             self._store_private(uid, job.at)
             results.append(UserResult(uid, job.share.counts[i], weight, metrics))
             clock.lap("push")
+        # Those of users that another shard has trained.
+        self._fetched.clear()
         return jobs.ShareResult(results, clock.timings())
 
     def _take_delta(self, exact: ExactSum, uid: str, examples: Examples, weight: float) -> None:
@@ -267,12 +290,16 @@ class Shard:
     def _load_user(self, uid: str, at: Round, split: str) -> Examples:
         """Fetches a user's examples and puts its private parameters into the model."""
         self.where = jobs.describe_turn(uid, at)
-        examples = self._client.get_data_by_uid(uid, at.date, split)
+        examples = self._examples(uid, at.date, split)
         if self._model.private:
             private = self._client.get_param_by_uid(uid, at.step)
             self._model.load(self._private_start.of(uid) if private is None else private)
         self._model.reset_fixed()
         return examples
+
+    def _examples(self, uid: str, date: str, split: str) -> Examples:
+        fetched = self._fetched.pop((date, uid), None) if split == TRAIN else None
+        return self._client.get_data_by_uid(uid, date, split) if fetched is None else fetched
 
     def _train_user(self, uid: str, at: Round, examples: Examples) -> dict[str, Pair]:
         self._model.model.train()
@@ -353,6 +380,39 @@ def _die_with_parent(lifeline: int, store: Path) -> None:
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
+def _next_job(connection: Connection, shard: Shard, *, short: bool) -> Any:
+    """Waits for a job; one that was told ahead begins as soon as its parameters are there.
+
+    Args:
+        connection: to the simulator.
+        shard: gets ready for what was told.
+        short: whether to look for it for a moment before falling asleep.
+
+    Raises:
+        EOFError, OSError: the simulator is gone.
+    """
+    while True:
+        if short:
+            linger(connection.fileno())
+        job = connection.recv()
+        if isinstance(job, jobs.Go):
+            continue  # its job has begun without it, and is done
+        if not isinstance(job, jobs.Ahead):
+            return job
+        coming = job.job
+
+        def due(coming: jobs.TrainShare = coming) -> bool:
+            return shard.is_due(coming)
+
+        shard.get_ready(job, due)
+        if short:
+            linger(connection.fileno(), until=due)
+        if due():
+            return coming
+        job = connection.recv()
+        return coming if isinstance(job, jobs.Go) else job
+
+
 def main(pipe: int, lifeline: int) -> None:
     """The life of a shard process.
 
@@ -374,10 +434,8 @@ def main(pipe: int, lifeline: int) -> None:
     shard = Shard(settings)
     short = False
     while True:
-        if short:
-            linger(connection.fileno())
         try:
-            job = connection.recv()
+            job = _next_job(connection, shard, short=short)
         except (EOFError, OSError):
             _orphaned(lifeline, settings.store)
         if isinstance(job, jobs.Stop):

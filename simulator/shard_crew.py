@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -9,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from protos.errors import BadInput, FLError, RunEnded
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # So many deaths at one user in one round are no accident.
 MAX_DEATHS = 3
+# Of a job told ahead: what a pipe takes while its shard is busy and does not read.
+MAX_AHEAD_BYTES = 32 << 10
 
 
 class ShardCrash(Exception):
@@ -62,6 +66,8 @@ class ShardCrew:
         self._wake_read, self._wake_write = os.pipe()
         self._interrupt: FLError | None = None
         self._lasting: list[Any] = []
+        # Shards that know their next job.
+        self._told: set[int] = set()
         self._shards = [start(index) for index in range(count)]
 
     def __len__(self) -> int:
@@ -72,11 +78,12 @@ class ShardCrew:
         """Process ids of the shards."""
         return [shard.pid for shard in self._shards]
 
-    def do(self, tasks: Mapping[int, Any]) -> dict[int, tuple[Any, float]]:
+    def do(self, tasks: Mapping[int, Any], meanwhile: Callable[[], None] | None = None) -> dict[int, tuple[Any, float]]:
         """Has shards do a job each, and waits for all answers.
 
         Args:
-            tasks: shard -> job.
+            tasks: shard -> job; if a job was told ahead, that.
+            meanwhile: called when all have their jobs.
 
         Returns:
             Shard -> its answer, and when it came.
@@ -86,8 +93,14 @@ class ShardCrew:
             ShardCrash: an exception in user code.
         """
         call = _Call(tasks, {index: deque([job]) for index, job in tasks.items()})
+        told, self._told = self._told, set()
         for index in tasks:
-            self._send_next(index, call)
+            if index in told:
+                self._send_go(index, call)
+            else:
+                self._send_next(index, call)
+        if meanwhile is not None:
+            meanwhile()
         answers: dict[int, tuple[Any, float]] = {}
         while call.todo:
             waiting = {self._shards[index].connection: index for index in call.todo}
@@ -100,6 +113,18 @@ class ShardCrew:
                 if done is not None:
                     answers[index] = (done.value, time.perf_counter())
         return answers
+
+    def tell(self, job: jobs.Ahead) -> bool:
+        """Tells all shards the job they are asked for next; returns whether it was: not if it is large."""
+        message = ForkingPickler.dumps(job)
+        if len(message) > MAX_AHEAD_BYTES:
+            return False
+        for index, shard in enumerate(self._shards):
+            # One that is dead is found by who waits for its answer, and is told with the job itself.
+            with contextlib.suppress(OSError):
+                shard.send_pickled(message)
+                self._told.add(index)
+        return True
 
     def remember(self, job: Any) -> None:
         """Keeps a job that every shard has done, for those that are started later."""
@@ -131,6 +156,15 @@ class ShardCrew:
         for shard in self._shards:
             shard.release()
         self._shards = []
+
+    def _send_go(self, index: int, call: _Call) -> None:
+        """Has a shard begin with the job it was told ahead, if it has not."""
+        call.begun.add(index)
+        try:
+            self._shards[index].send(jobs.Go())
+        except OSError:
+            self._replace(index, call)
+            self._send_next(index, call)
 
     def _send_next(self, index: int, call: _Call) -> None:
         """Gives a shard the next of its jobs; one that is dead is replaced first."""
@@ -184,6 +218,7 @@ class ShardCrew:
             raise FLError(f"{died}, as did {MAX_DEATHS - 1} before it{hint}")
         logger.warning("%s%s; another takes its place%s", died, hint, again)
         self._shards[index] = self._start(index)
+        self._told.discard(index)
         call.todo[index] = deque([*self._lasting, task])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class ShardPool:
         # Where the shards' sums are, for a scheduler on this machine.
         self.sum_handles: list[MemoryHandle] = []
         self.queue = WorkQueue(self._queue_fd)
+        # The round that shards know of already; the queue is filled for it.
+        self._ahead: jobs.TrainShare | None = None
         self._crew = ShardCrew(self._start, count, self.queue)
 
     def __len__(self) -> int:
@@ -98,10 +100,36 @@ class ShardPool:
                 merged[uid] = merged.get(uid, 0) + count
         return merged
 
-    def train(self, at: Round, share: Share) -> jobs.ShareResult:
-        """Trains a share in all shards; their sums are then in `sum_handles`."""
-        self.queue.fill(len(share.uids))
-        return self._run_share(self._for_all(jobs.TrainShare(at, share)))
+    def train(
+        self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None = None
+    ) -> jobs.ShareResult:
+        """Trains a share in all shards; their sums are then in `sum_handles`.
+
+        Args:
+            at: the round.
+            share: of it.
+            following: asked, while the shards train, for the round and share that come next.  Shards
+                get ready for it, and may begin with it as soon as the scheduler's memory holds its
+                parameters: the next call must be for this one.
+        """
+        job, told = jobs.TrainShare(at, share), self._ahead
+        self._ahead = None
+        if told is None:
+            self.queue.fill(len(share.uids))
+        else:
+            assert told == job, "shards were told of another round"
+
+        def tell() -> None:
+            assert following is not None
+            coming = jobs.TrainShare(*following())
+            if self._crew.tell(jobs.Ahead(coming, len(self))):
+                self._ahead = coming
+
+        result = self._run_share(self._for_all(job), tell if following is not None else None)
+        if self._ahead is not None:
+            # No shard takes from the queue now, and none begins before this round is pushed.
+            self.queue.fill(len(self._ahead.share.uids))
+        return result
 
     def train_in_turn(self, at: Round, share: Share) -> jobs.ShareResult:
         """Trains a share one user after another in shard 0; the result is then in the shared parameters."""
@@ -144,9 +172,9 @@ class ShardPool:
     def _for_all(self, job: Any) -> dict[int, Any]:
         return dict.fromkeys(range(len(self)), job)
 
-    def _run_share(self, tasks: Mapping[int, Any]) -> jobs.ShareResult:
+    def _run_share(self, tasks: Mapping[int, Any], meanwhile: Callable[[], None] | None = None) -> jobs.ShareResult:
         began = time.perf_counter()
-        answers = self._crew.do(tasks)
+        answers = self._crew.do(tasks, meanwhile)
         ended = max((when for _, when in answers.values()), default=began)
         pull = train = push = wait_ = 0.0
         results = []

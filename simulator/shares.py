@@ -43,16 +43,24 @@ class SharesAhead:
         if self._last is not None:
             bulk = max(1, min(MAX_AHEAD // 2, int(AT_ONCE_SECONDS / max(now - self._last, 1e-9))))
         self._last = now
+        self._have(step, bulk)
+        share = self._here.pop(step)
+        if self._coming is None and len(self._here) <= bulk // 2:
+            self._begin(bulk)
+        return share
+
+    def peek(self, step: int) -> Share:
+        """The share of the round after the last that was taken, which is still to be taken."""
+        self._have(step, 1)
+        return self._here[step]
+
+    def _have(self, step: int, bulk: int) -> None:
         if step not in self._here:
             if self._coming is None:
                 self._begin(bulk)
             assert self._coming is not None
             self._here |= self._coming()
             self._coming = None
-        share = self._here.pop(step)
-        if self._coming is None and len(self._here) <= bulk // 2:
-            self._begin(bulk)
-        return share
 
     def _begin(self, rounds: int) -> None:
         rounds = min(rounds, self._end - self._asked)

@@ -6,7 +6,9 @@ import json
 import logging
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +377,10 @@ class Simulation:
         if done:
             self._evaluate_after(done, day)
         for number in range(done + 1, self._rules.rounds + 1):
-            self._play_round(Round(self._rules.seed, day.date, number, self._step), shares.take(self._step))
+            ahead = None
+            if self._may_tell(number, day):
+                ahead = partial(self._following, Round(self._rules.seed, day.date, number + 1, self._step + 1), shares)
+            self._play_round(Round(self._rules.seed, day.date, number, self._step), shares.take(self._step), ahead)
             self._step += 1
             self._evaluate_after(number, day)
         if not self._rules.rounds:
@@ -386,6 +391,15 @@ class Simulation:
             if date is not None and self._store is not None:
                 self._store.clear_examples(date, split)
 
+    def _may_tell(self, number: int, day: DayPlan) -> bool:
+        """Whether shards may begin with the round after this one by themselves."""
+        last = number == self._rules.rounds
+        told = self.transport.shards_see_it and self._rules.federated
+        return told and not last and not self._is_test_due(number, day)
+
+    def _following(self, at: Round, shares: SharesAhead) -> tuple[Round, Share]:
+        return at, shares.peek(at.step)
+
     def _load(self, date: str, split: str) -> None:
         data = self._settings.data
         files = self._task.reader.files(data / date, split) if (data / date).is_dir() else []
@@ -395,14 +409,14 @@ class Simulation:
         counts = self.pool.read_files(date, split, [(number, data / name) for number, name in mine])
         self._client.update_user_inst_num(date, split, counts)
 
-    def _play_round(self, at: Round, share: Share) -> None:
-        """Pull, train, push."""
+    def _play_round(self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None) -> None:
+        """Pull, train, push; see `ShardPool.train` for what follows."""
         if not self._rules.federated:
             self._train_in_turn(at, share)
             return
         self.transport.begin(at, share)
         pulled = self._pull(at.step)
-        done = self.pool.train(at, share)
+        done = self.pool.train(at, share, following)
         self._end_round(at, checkpoint=self.transport.push(at, share, done, pulled))
 
     def _train_in_turn(self, at: Round, share: Share) -> None:
@@ -429,9 +443,12 @@ class Simulation:
 
     def _evaluate_after(self, number: int, day: DayPlan) -> None:
         """Tests after so many rounds of a day, if that is due."""
-        every, last = self._settings.eval_every, number == self._rules.rounds
-        if day.test_date is not None and (last or bool(every and number % every == 0)):
+        if day.test_date is not None and self._is_test_due(number, day):
             self._evaluate(day.test_date)
+
+    def _is_test_due(self, number: int, day: DayPlan) -> bool:
+        every, last = self._settings.eval_every, number == self._rules.rounds
+        return day.test_date is not None and (last or bool(every and number % every == 0))
 
     def _evaluate(self, date: str) -> None:
         at = Round(self._rules.seed, date, self._step, self._step)

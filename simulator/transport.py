@@ -16,7 +16,13 @@ from simulator.shard_pool import ShardPool
 
 
 class Transport(Protocol):
-    """One of the ways below; the bits of a run do not depend on which."""
+    """One of the ways below; the bits of a run do not depend on which.
+
+    Attributes:
+        shards_see_it: whether shards find out by themselves that the parameters of the next round are there.
+    """
+
+    shards_see_it: bool
 
     def pull(self, step: int) -> None:
         """Has the shared parameters before round `step` where the shards read them."""
@@ -47,6 +53,8 @@ class Transport(Protocol):
 class InMemory:
     """On the scheduler's machine: nothing is copied, shards and scheduler read each other's memory."""
 
+    shards_see_it = True
+
     def __init__(self, client: SchedulerClient, pool: ShardPool) -> None:
         self._client, self._pool = client, pool
 
@@ -71,6 +79,8 @@ class InMemory:
 
 class Streamed:
     """Over the connection to the scheduler."""
+
+    shards_see_it = False
 
     def __init__(self, client: SchedulerClient, pool: ShardPool, params: Tensors) -> None:
         self._client, self._pool, self._params = client, pool, params
@@ -97,6 +107,8 @@ class Streamed:
 
 class Exchanged:
     """Over the connections of a group of simulators: each deals with the scheduler for its part only."""
+
+    shards_see_it = False
 
     def __init__(self, client: SchedulerClient, pool: ShardPool, params: Tensors, group: PeerGroup) -> None:
         self._client, self._pool, self._params, self._group = client, pool, params, group

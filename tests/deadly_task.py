@@ -12,6 +12,8 @@ from pathlib import Path
 import tiny_task
 
 ORDERS = "DEADLY_ORDERS"
+# In a shard this is simulator/shard.py, until multiprocessing puts the task in its place.
+MAIN = sys.modules["__main__"]
 
 
 def order(folder, moment, deaths=1, then=()):
@@ -102,6 +104,15 @@ def set_traps():
                 yield item
 
     DataClient.set_param_by_uid, ExactSum.take, work_queue.WorkQueue.take = stored, added, took
+    shard = MAIN.Shard
+    ready = shard.get_ready
+
+    def got_ready(self, ahead, due):
+        at(f"took word of {ahead.job.at.step}")
+        ready(self, ahead, due)
+        at(f"took users of {ahead.job.at.step}")
+
+    shard.get_ready = got_ready
     jobs.result_room = lambda sums, shared: Room(room(sums, shared))
 
 

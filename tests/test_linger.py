@@ -35,3 +35,11 @@ def test_nothing_comes_and_the_wait_ends():
     assert time.perf_counter() - began >= 0.01
     os.close(read)
     os.close(write)
+
+
+def test_what_else_is_looked_for_ends_the_wait():
+    read, write = os.pipe()
+    looks = iter([False, False, True])
+    assert linger(read, seconds=60, until=lambda: next(looks))
+    os.close(read)
+    os.close(write)

@@ -72,6 +72,8 @@ MOMENTS = {
     "after private parameters are stored": "stored 0 {uid}",
     "between two parameters of a sum": "added hidden.bias {uid}",
     "when a user is taken": "took 5",
+    "when it is told of the next round": "took word of 1",
+    "while it waits for the next round": "took users of 2",
     "in a test": "evaluate 20200102 {uid}",
     "in a file": "read 20200101 train_0.json",
     "in a file of the test": "read 20200102 test_1.json",
@@ -79,7 +81,7 @@ MOMENTS = {
 }
 
 
-FEW = ("after private parameters are stored", "in a file")
+FEW = ("after private parameters are stored", "in a file", "while it waits for the next round")
 
 
 @pytest.mark.parametrize(

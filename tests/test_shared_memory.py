@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,17 @@ def test_no_descriptor_is_left_open_by_a_handle(fd):
 
 def open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_stamp_tells_which_arrays_are_there(fd, monkeypatch):
+    ours, theirs = SharedArrays(fd, SPECS, create=True), SharedArrays(fd, SPECS)
+    assert theirs.stamped(0)
+    assert not theirs.stamped(1)
+    ours.stamp(2)
+    assert theirs.stamped(1)
+    assert theirs.stamped(2)
+    assert not theirs.stamped(3)
+    assert theirs.handle().token == ours.handle().token
+    # Where writes may be seen in another order, nothing is known.
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert not theirs.stamped(1)

@@ -41,3 +41,20 @@ def test_short_rounds_are_asked_for_in_bulk():
     calls = played(100, 0.01)
     assert max(count for _, _, count in calls) == 16
     assert len(calls) <= 2 + 100 / 16 + 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+def test_a_share_that_is_looked_at_is_still_to_be_taken(seconds):
+    calls, now = [], [0.0]
+
+    def ask(at, count):
+        calls.append((at.step, count))
+        return lambda: {at.step + k: Share((f"u{at.step + k}",), (1,)) for k in range(count)}
+
+    shares = SharesAhead(ask, FIRST, 5, lambda: now[0])
+    for step in range(40, 45):
+        now[0] += seconds
+        assert shares.take(step).uids == (f"u{step}",)
+        if step < 44:
+            assert shares.peek(step + 1).uids == (f"u{step + 1}",)
+    assert [step + k for step, count in calls for k in range(count)] == [40, 41, 42, 43, 44]

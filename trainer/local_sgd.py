@@ -46,11 +46,17 @@ class LocalSGD:
 
     def step(self) -> None:
         """Updates the parameters with their gradients."""
-        small = [(value, _dense(p, grad)) for p, value in self._small if (grad := p.grad) is not None]
+        # A copy of a small gradient costs less than a view of it.
+        small = [
+            (value, grad.numpy() if not grad.is_selected_rows() else _dense(p, grad))
+            for p, value in self._small
+            if (grad := p.grad) is not None
+        ]
         rate = self._lr
         if self._max is not None:
-            square = sum(_square(grad) for _, grad in small)
-            square += sum(_square(_rows(grad)[1]) for p in self._large if (grad := p.grad) is not None)
+            square = sum([_square(grad) for _, grad in small])
+            if self._large:
+                square += sum(_square(_rows(grad)[1]) for p in self._large if (grad := p.grad) is not None)
             norm = math.sqrt(square)
             # Not `norm > max`: a NaN must reach the parameters, where it is found and named.
             if not norm <= self._max:
