@@ -11,6 +11,7 @@ import numpy as np
 import workload
 from pfl.callback.base import TrainingProcessCallback
 from pfl.metrics import Metrics
+from torch import distributed
 
 
 class Clock(TrainingProcessCallback):
@@ -25,6 +26,10 @@ class Clock(TrainingProcessCallback):
         return False, Metrics()
 
     def report(self, seconds: Path) -> None:
-        """Hands the seconds of the rounds to the benchmark, from the first process only."""
+        """Hands the seconds of the rounds to the benchmark, from the first process only; the last call of all."""
         if os.environ["RANK"] == "0":
             workload.report(seconds, np.diff(self._ends).tolist())
+        if distributed.is_initialized():
+            # A process that leaves while another is still connected now and then brings it down.
+            distributed.barrier()
+            distributed.destroy_process_group()
