@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -15,6 +16,8 @@ from protos.errors import FLError
 logger = logging.getLogger(__name__)
 
 _PREFIX = "flsim-"
+# A folder that was being removed.
+_GONE = ".gone"
 # A folder this young may not have its lock yet.
 _GRACE_SECONDS = 60.0
 
@@ -43,8 +46,19 @@ class ScratchFolder:
 
     def remove(self) -> None:
         """Removes the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_folder(self.path)
         self._alive.close()
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a scratch folder, which several processes may do at once, or just be about to open.
+
+    Renamed first: who comes too late to open it must find nothing, and put nothing into it.
+    """
+    gone = path.with_name(f"{path.name}{_GONE}")
+    with contextlib.suppress(OSError):
+        path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sweep(parent: Path) -> None:
@@ -53,9 +67,12 @@ def _sweep(parent: Path) -> None:
         try:
             if time.time() - folder.stat().st_mtime < _GRACE_SECONDS:
                 continue
+            if folder.suffix == _GONE:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
             with (folder / "alive").open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
                 logger.info("removed %s, left by a run that was killed", folder)
         except OSError:
             continue  # in use, somebody else's, or just gone

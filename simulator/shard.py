@@ -12,7 +12,6 @@ import logging
 import multiprocessing.spawn
 import os
 import select
-import shutil
 import signal
 import sys
 import threading
@@ -41,6 +40,7 @@ from simulator.data_client import DataClient
 from simulator.examples import Examples, check_examples
 from simulator.linger import SHORT_JOB_SECONDS, linger
 from simulator.logs import set_up_logging
+from simulator.scratch import remove_folder
 from simulator.store import UserRecord, UserStore
 from simulator.work_queue import WorkQueue
 
@@ -366,7 +366,7 @@ def _orphaned(lifeline: int, store: Path) -> NoReturn:
     """Leaves because nobody listens, and takes the files of the store along if the simulator is gone."""
     # A simulator that lives on needs its store: it starts another shard in this one's place.
     if select.select([lifeline], [], [], _ALL_CLOSE_SECONDS)[0]:
-        shutil.rmtree(store, ignore_errors=True)
+        remove_folder(store)
     os._exit(1)
 
 

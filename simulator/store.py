@@ -59,8 +59,10 @@ class UserStore:
         # Nothing here outlives the run, so commits need not reach the disk.
         try:
             self._env = lmdb.open(
-                str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False
-            )
+                str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False,
+                # A shard that starts while its simulator is killed must not make the folder anew.
+                create=False,
+            )  # fmt: skip
         except (lmdb.Error, OSError, MemoryError) as error:
             raise _refusal(folder, error) from error
         self._folder = folder

@@ -174,7 +174,9 @@ def test_a_scratch_folder_is_gone_when_it_is_removed(temporary):
 
 
 def test_folders_of_killed_runs_are_swept_and_no_others(temporary):
-    dead = left_behind(temporary, "flsim-dead")
+    dead, half = left_behind(temporary, "flsim-dead"), left_behind(temporary, "flsim-half.gone")
+    (half / "alive").unlink()
+    os.utime(half, (time.time() - 3600,) * 2)
     young = left_behind(temporary, "flsim-young", age=5.0)
     foreign = left_behind(temporary, "other-dead")
     live = left_behind(temporary, "flsim-live")
@@ -182,6 +184,7 @@ def test_folders_of_killed_runs_are_swept_and_no_others(temporary):
         fcntl.flock(lock, fcntl.LOCK_EX)
         scratch = ScratchFolder()
     assert not dead.exists()
+    assert not half.exists()
     assert all((folder / "data.mdb").exists() for folder in (young, foreign, live))
     scratch.remove()
 

@@ -33,6 +33,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def pool(folder):
+    (folder / "store").mkdir(exist_ok=True)
     store = UserStore(folder / "store")
     made = ShardPool(
         2, tune=False, rank=0, seed=0, weighted=True, private=None,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from protos.errors import BadInput, FLError, WrongState
 from simulator.examples import check_examples, join_examples
+from simulator.scratch import remove_folder
 from simulator.store import UserRecord, UserStore
 
 DAY, NEXT = "20200101", "20200102"
@@ -143,6 +144,7 @@ def test_all_private_gives_everybodys_newest(store):
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
+from simulator.scratch import remove_folder
 from simulator.store import UserRecord, UserStore
 store = UserStore(Path(sys.argv[1]))
 print(store.get_examples("a", "20200101", "train"), flush=True)
@@ -215,6 +217,7 @@ def test_files_that_do_not_fit_together_are_refused():
 HELD = """
 import sys
 from pathlib import Path
+from simulator.scratch import remove_folder
 from simulator.store import UserRecord, UserStore
 
 store = UserStore(Path(sys.argv[1]))
@@ -284,3 +287,15 @@ def test_who_opens_the_store_frees_the_places_of_killed_readers(store, tmp_path)
             assert killed.stdout.readline() == "ready\n"
             killed.kill()
     assert len(store._env.readers().splitlines()) <= before + 1
+
+
+def test_a_folder_that_is_removed_is_not_made_anew(tmp_path):
+    """As when a shard starts while another removes what their killed simulator has left."""
+    folder = tmp_path / "flsim-x"
+    folder.mkdir()
+    UserStore(folder).close()
+    remove_folder(folder)
+    remove_folder(folder)
+    with pytest.raises(FLError, match="No such file"):
+        UserStore(folder)
+    assert list(tmp_path.iterdir()) == []
