@@ -8,74 +8,33 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from protos.channel import caller_is_there
 from protos.codec import MAX_NAME, Tensors, TensorSpec
 from protos.errors import AlreadyDone, BadInput, FLError, NotFound, PeerLost, RunEnded, TooLarge, WrongState
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
-from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
+from scheduler.checkpoints import Offer, Schedule, Segment
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
+from scheduler.news import Listener, News
 from scheduler.round_state import MAX_AHEAD, RoundState
 from scheduler.rounds import RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round
 
 logger = logging.getLogger(__name__)
 
-# Finished rounds that may wait for the listener; a disk that is slower than the rounds holds them up.
-MAX_UNTOLD = 64
-# How long a finished round may wait for others, so that the listener is told of short ones together.
-GATHER_SECONDS = 0.1
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD
 # Of one simulator: calls that wait at once, beside its watch; bytes posted that not all have read.
 MAX_WAITING = 4
-# Files that one simulator's part of a checkpoint may be spread over.
-MAX_SEGMENTS = 1000
 # How often a call that waits looks whether its caller still does.
 LOOK_SECONDS = 1.0
 # Of what a failed simulator says; a whole traceback.
 MAX_FAILURE = 64 << 10
-
-
-class Listener(Protocol):
-    """Told what happens in the run, in order and one call at a time."""
-
-    def on_layout(self, layout: Layout) -> None:
-        """All simulators have joined."""
-
-    def on_initial(self, params: Tensors) -> None:
-        """The initial shared parameters are set."""
-
-    def on_record(self, record: RoundRecord) -> None:
-        """A round or an evaluation has finished."""
-
-    def mark(self) -> dict[str, int]:
-        """How far the record goes; it is safe on disk up to there."""
-
-    def on_checkpoint(self, snapshot: Snapshot, marks: dict[str, int], segments: Sequence[Segment]) -> None:
-        """All parts of a checkpoint are there."""
-
-    def offers(self) -> Sequence[Offer]:
-        """The checkpoints the run may go on from, newest first; empty for a new run."""
-
-    def on_restore(self, step: int) -> Snapshot:
-        """The run goes on from a checkpoint."""
-
-
-@dataclass
-class _Parts:
-    """A checkpoint on its way: the scheduler's part, and each simulator's files of private parameters."""
-
-    snapshot: Snapshot
-    segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
 
 
 class Coordinator:
@@ -95,10 +54,9 @@ class Coordinator:
         self._ranks = tuple(sorted(ranks))
         self._listener = listener
         lock = threading.RLock()
-        # One lock, three reasons to wait: a round's push does not wake those who wait for the end.
+        # One lock, two reasons to wait: a round's push does not wake those who wait for the end.
         self._changed = threading.Condition(lock)
         self._over = threading.Condition(lock)
-        self._recorded = threading.Condition(lock)
         self._infos: dict[int, SimulatorInfo] = {}
         self._state: RoundState | None = None
         self._posted: dict[str, dict[int, bytes]] = {}
@@ -110,17 +68,14 @@ class Coordinator:
         self._group: tuple[int, ...] | None = None
         self._tests: dict[Round, RoundRecord] = {}
         self._failure: str | None = None
-        # What the listener has not been told of yet.
-        self._records: deque[RoundRecord | Snapshot | _Parts] = deque()
-        self._schedule = schedule or Schedule(0)
-        # The checkpoints that are being made, and how far the record goes for each, by step.
-        self._parts: dict[int, _Parts] = {}
-        self._marks: dict[int, dict[str, int]] = {}
-        self._checkpoint_step = -1
+        self._news = News(
+            listener, schedule or Schedule(0), len(self._ranks), lock=lock,
+            ended=lambda: self._failure is not None or self._all_left(),
+            told=self._over.notify_all, room=self._wake, fail=self.fail,
+        )  # fmt: skip
         self._restoring: dict[int, int] = {}
         self._restored = False
-        self._telling = False
-        threading.Thread(target=self._tell, name="records", daemon=True).start()
+        self._news.start()
 
     # -- joining and leaving ---------------------------------------------------
 
@@ -207,7 +162,7 @@ class Coordinator:
             RunEnded: the run has failed.
         """
         with self._changed:
-            self._wait(lambda: self._all_left() and not self._records and not self._telling, self._over)
+            self._wait(lambda: self._all_left() and self._news.all_told, self._over)
 
     # -- users and parameters --------------------------------------------------
 
@@ -217,7 +172,7 @@ class Coordinator:
             self._check_day(date)
             state.add_user_counts(rank, date, split, counts)
             self._wake()
-            self._wait(lambda: state.users_ready(date, split))
+            self._wait(lambda: state.users.ready(date, split))
 
     def check_teller(self, rank: int, date: str, split: str) -> None:
         """See `RoundState.check_teller`; the day must be one of the run."""
@@ -309,7 +264,7 @@ class Coordinator:
         with self._turn(rank), self._round_state() as state:
             self._check_near(state, at.step)
             self._wait(lambda: state.step > at.step)
-            return self._checkpoint_step == at.step + 1
+            return self._news.checkpoint_step == at.step + 1
 
     def check_lanes(self, rank: int, sums: int) -> None:
         """Refuses more memories of sums than a simulator has shards."""
@@ -341,23 +296,10 @@ class Coordinator:
     # -- checkpoints -------------------------------------------------------------
 
     def add_segments(self, rank: int, step: int, segments: Sequence[Segment]) -> None:
-        """Takes a simulator's part of the checkpoint that is being made.
-
-        Raises:
-            WrongState: none is being made of that step.
-            AlreadyDone: its part is there.
-        """
+        """See `News.add_segments`."""
         with self._changed:
             self._check_rank(rank)
-            if len(segments) > MAX_SEGMENTS:
-                raise TooLarge(f"rank {rank} names {len(segments)} files; at most {MAX_SEGMENTS} are allowed")
-            parts = self._parts.get(step)
-            if parts is None:
-                raise WrongState(f"no checkpoint is being made of the state after {step} rounds")
-            if rank in parts.segments:
-                raise AlreadyDone(f"rank {rank} has already reported its private parameters after {step} rounds")
-            parts.segments[rank] = tuple(segments)
-            self._finish_checkpoint(step)
+            self._news.add_segments(rank, step, segments)
 
     def offers(self, rank: int) -> Sequence[Offer]:
         """The checkpoints the run may go on from, newest first."""
@@ -420,72 +362,10 @@ class Coordinator:
             record: of the round or evaluation.
             state: after a round, of which a checkpoint may be due.
         """
-        self._records.append(record)
-        # By time, never two at once; by rounds, whenever one is due.
-        if state is not None and (not self._parts or self._schedule.every) and self._schedule.due(state.step):
-            self._checkpoint_step = state.step
-            snapshot = state.snapshot(record.at.date)
-            self._parts[state.step] = _Parts(snapshot)
-            self._records.append(snapshot)
-            self._finish_checkpoint(state.step)
-        if len(self._records) == 1 or self._is_urgent():
-            self._recorded.notify()
+        self._news.add(record, state)
         self._wake()
         # A disk that is slower than the rounds holds them up, and memory does not grow.
-        self._wait(lambda: len(self._records) < MAX_UNTOLD and len(self._parts) <= 1)
-
-    def _finish_checkpoint(self, step: int) -> None:
-        """Has the checkpoint written once all its parts are there."""
-        parts = self._parts[step]
-        if not parts.snapshot.private or len(parts.segments) == len(self._ranks):
-            self._records.append(parts)
-            self._recorded.notify()
-
-    def _tell(self) -> None:
-        """Tells the listener, in a thread of its own, until the run is over."""
-        while True:
-            with self._changed:
-                self._telling = False
-                self._over.notify_all()
-                self._recorded.wait_for(lambda: bool(self._records) or self._failure is not None or self._all_left())
-                if not self._records:
-                    return
-                # Rounds of milliseconds are told together: not at the moment in which shards wait for the next.
-                self._recorded.wait_for(self._is_urgent, GATHER_SECONDS)
-                full = len(self._records) >= MAX_UNTOLD
-                several = list(self._records)
-                self._records.clear()
-                self._telling = True
-                if full:
-                    self._wake()
-            try:
-                for news in several:
-                    self._tell_one(news)
-            except FLError as error:
-                self.fail(str(error))
-                return
-            except Exception as error:  # noqa: BLE001 - whatever it is, the run must end with it
-                self.fail("the scheduler (rank 0) failed:\n" + "".join(traceback.format_exception(error)).rstrip())
-                return
-
-    def _is_urgent(self) -> bool:
-        """Whether what waits for the listener is not just a few rounds."""
-        ended = self._failure is not None or self._all_left()
-        return ended or len(self._records) >= MAX_UNTOLD // 2 or not isinstance(self._records[-1], RoundRecord)
-
-    def _tell_one(self, news: RoundRecord | Snapshot | _Parts) -> None:
-        if isinstance(news, RoundRecord):
-            self._listener.on_record(news)
-        elif isinstance(news, Snapshot):
-            self._marks[news.step] = self._listener.mark()
-        else:
-            segments = [segment for rank in sorted(news.segments) for segment in news.segments[rank]]
-            step = news.snapshot.step
-            self._listener.on_checkpoint(news.snapshot, self._marks.pop(step), segments)
-            with self._changed:
-                self._schedule.finished()
-                del self._parts[step]
-                self._wake()
+        self._wait(lambda: self._news.has_room)
 
     def _tell_at_once(self, tell: Callable[[], None]) -> None:
         """Tells the listener while the caller waits; what goes wrong is the scheduler's own failure."""
@@ -510,8 +390,9 @@ class Coordinator:
         self._changed.notify_all()
 
     def _wake_all(self) -> None:
-        for reason in (self._changed, self._over, self._recorded):
+        for reason in (self._changed, self._over):
             reason.notify_all()
+        self._news.wake()
 
     def _wait(self, ready: Callable[[], bool], reason: threading.Condition | None = None) -> None:
         while True:

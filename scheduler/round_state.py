@@ -7,10 +7,8 @@ last push makes the server step and yields a `RoundRecord`.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,8 +17,10 @@ from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
 from scheduler.aggregation import Sums, mean_factor, scale_exponent, share_bound, total_weight
 from scheduler.checkpoints import Snapshot
+from scheduler.day_users import DayUsers
 from scheduler.metrics import UserResult
-from scheduler.parts import Parts, make_group
+from scheduler.open_round import OpenRound, where
+from scheduler.parts import PeerSums, make_group
 from scheduler.placement import place
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round, UserTable, check_cohort
@@ -29,18 +29,6 @@ from scheduler.samplers import Round, UserTable, check_cohort
 MAX_AHEAD = 32
 
 Clock = Callable[[], float]
-
-
-@dataclass
-class _Open:
-    """A round or evaluation under way."""
-
-    at: Round
-    cohort: list[str]
-    shares: dict[int, Share]
-    started: float | None = None
-    results: dict[str, UserResult] = field(default_factory=dict)
-    arrived: dict[int, tuple[float, Timings]] = field(default_factory=dict)
 
 
 class RoundState:
@@ -59,17 +47,14 @@ class RoundState:
         self.step = 0
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
-        self._counts: dict[tuple[str, str], dict[str, int]] = {}
-        self._reported: dict[tuple[str, str], set[int]] = {}
-        self._users: dict[tuple[str, str], UserTable] = {}
+        self.users = DayUsers(len(lanes))
         self._day = ""
         # The round that is due and those after it whose users are known, by step.
-        self._known: dict[int, _Open] = {}
-        self._test: _Open | None = None
+        self._known: dict[int, OpenRound] = {}
+        self._test: OpenRound | None = None
         self._sums: list[Sums] = []
-        # Of simulators that exchange: who has which part, and where their parts of the sums come together.
-        self._parts: Parts | None = None
-        self._gathered: Sums | None = None
+        # Of the simulators that exchange among themselves.
+        self._peers: PeerSums | None = None
         self._last_end: float | None = None
         self._restored: Snapshot | None = None
 
@@ -83,45 +68,21 @@ class RoundState:
             BadInput: a user without examples, an unknown split; or, with the last
                 report, a day on which a round cannot be sampled.
         """
-        self.check_teller(rank, date, split)
-        empty = [uid for uid, count in counts.items() if count < 1]
-        if empty:
-            raise BadInput(f"date {date}, {split}: uid {empty[0]!r} has no examples")
-        key = (date, split)
-        reported = self._reported.setdefault(key, set())
-        merged = dict(self._counts.get(key, {}))
-        for uid, count in counts.items():
-            merged[uid] = merged.get(uid, 0) + count
-        if len(reported) + 1 == len(self._lanes):
-            table = UserTable.of(merged)
-            if not table.uids:
-                raise BadInput(f"date {date}: no users with {split} data")
+        self.check_rank(rank)
+
+        def check(table: UserTable) -> None:
             if split == TRAIN:
                 self.rules.sampler.check(table, date, range(self.step, self._day_end()))
                 self._day = date
-            self._users[key] = table
-            self._counts.pop(key, None)
+
+        if self.users.add(rank, date, split, counts, check):
             # Loading is no part of the round that follows it.
             self._last_end = None
-        else:
-            self._counts[key] = merged
-        reported.add(rank)
 
     def check_teller(self, rank: int, date: str, split: str) -> None:
         """Whether a simulator may tell its users of a day; raises as `add_user_counts`."""
         self.check_rank(rank)
-        if split not in (TRAIN, TEST):
-            raise BadInput(f"split {split!r} is neither {TRAIN!r} nor {TEST!r}")
-        if rank in self._reported.get((date, split), ()):
-            raise AlreadyDone(f"rank {rank} has already told its users of {date}, {split}")
-
-    def users_ready(self, date: str, split: str) -> bool:
-        """Whether every simulator has told its users of the day."""
-        return (date, split) in self._users
-
-    def user_count(self, date: str, split: str) -> int:
-        """How many users the day has."""
-        return len(self._users[date, split].uids)
+        self.users.check_teller(rank, date, split)
 
     # -- parameters ----------------------------------------------------------
 
@@ -174,13 +135,12 @@ class RoundState:
         numbers = sum(value.size for value in self._need_params().values())
         group = make_group(streaming, numbers, self.rules.exchange) if self.rules.federated else ()
         if group:
-            self._parts = Parts(specs, group)
-            self._gathered = Sums.whole({name: np.zeros(spec.shape, np.int64) for name, spec in specs.items()})
+            self._peers = PeerSums(specs, group)
         return group
 
     def check_unbegun(self) -> None:
         """Raises WrongState if it is too late to form a group."""
-        if self._reported:
+        if self.users.begun:
             raise WrongState("simulators choose how they exchange before any day is loaded")
 
     def part(self, rank: int) -> Tensors:
@@ -189,21 +149,16 @@ class RoundState:
         Raises:
             WrongState: it is in no group.
         """
-        parts = self._parts_with(rank)
-        if parts is None:
+        if self._peers is None or rank not in self._peers:
             raise WrongState(f"rank {rank} has no part of the parameters: it is in no group that exchanges")
-        return parts.views(self._need_params(), rank)
+        return self._peers.parts.views(self._need_params(), rank)
 
     def push_specs(self, rank: int, at: Round) -> dict[str, TensorSpec]:
         """What the tensors of a simulator's push must look like; none where nobody has trained. Raises as `push`."""
-        share, parts = self._share_of(self._open, rank, at), self._parts_with(rank)
-        if parts is not None:
-            return parts.specs(rank, "int64") if any(share.sizes) else {}
+        share = self._on(self._open, rank, at).share_of(rank, at)
+        if self._peers is not None and rank in self._peers:
+            return self._peers.parts.specs(rank, "int64") if any(share.sizes) else {}
         return {name: TensorSpec("int64", spec.shape) for name, spec in self.param_specs().items() if share.uids}
-
-    def _parts_with(self, rank: int) -> Parts | None:
-        """The parts of the group, if a simulator belongs to it."""
-        return self._parts if self._parts is not None and rank in self._parts.group else None
 
     def param_specs(self) -> dict[str, TensorSpec]:
         """What the shared parameters look like."""
@@ -229,7 +184,7 @@ class RoundState:
         Raises:
             WrongState: the run has begun.
         """
-        if self.params is not None or self._reported:
+        if self.params is not None or self.users.begun:
             raise WrongState("a checkpoint can be restored only before anything else")
         self._restored, self.step = snapshot, snapshot.step
         self.rules.optimizer.load_state_dict(snapshot.optimizer)
@@ -274,31 +229,31 @@ class RoundState:
         """Refuses what would put rounds into the state that never come."""
         if not 0 < rounds <= MAX_AHEAD:
             raise BadInput(f"{rounds} rounds were asked for at once; 1 to {MAX_AHEAD} are allowed")
-        self._table(at.date, TRAIN)
+        self.users.table(at.date, TRAIN)
         if at.date != self._day:
-            raise WrongState(f"{_where(at)} was asked for, the day is {self._day}")
+            raise WrongState(f"{where(at)} was asked for, the day is {self._day}")
         if not self.step <= at.step < self.step + MAX_AHEAD:
             raise WrongState(f"round {at.step} of the run was asked for, {self.step} is due")
         # All days have the same number of rounds.
         day = max(1, self.rules.rounds)
         if at.round != at.step % day + 1 or at.round + rounds - 1 > self.rules.rounds:
             raise WrongState(
-                f"{_where(at)} and {rounds - 1} after it were asked for as round {at.step} of the run, "
+                f"{where(at)} and {rounds - 1} after it were asked for as round {at.step} of the run, "
                 f"with {self.rules.rounds} rounds a day"
             )
         if at.step // day != self.step // day:
-            raise WrongState(f"{_where(at)} was asked for, round {self.step} of the run is due, on an earlier day")
+            raise WrongState(f"{where(at)} was asked for, round {self.step} of the run is due, on an earlier day")
 
     @property
-    def _open(self) -> _Open | None:
+    def _open(self) -> OpenRound | None:
         """The round that is due, if its users are known."""
         return self._known.get(self.step)
 
-    def _sample(self, at: Round) -> _Open:
-        users = self._table(at.date, TRAIN)
+    def _sample(self, at: Round) -> OpenRound:
+        users = self.users.table(at.date, TRAIN)
         cohort = list(self.rules.sampler.sample(users, at))
         check_cohort(cohort, users.uids, self.rules.sampler, at)
-        return self._begin(at, cohort, users, in_order=not self.rules.federated)
+        return self._begin(TRAIN, at, cohort, users)
 
     def push(
         self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]
@@ -319,31 +274,28 @@ class RoundState:
         Raises:
             WrongState, AlreadyDone, BadInput: and nothing has changed.
         """
-        self._check_results(self._open, rank, at, results)
+        round_ = self._on(self._open, rank, at)
+        round_.check_results(rank, at, results)
         if not self.rules.federated:
             raise WrongState("this run trains without federation: it takes parameters, not deltas")
-        assert self._open is not None, "_check_results has seen it"
         if bool(sums) != bool(self.push_specs(rank, at)):
             raise BadInput(f"rank {rank} pushed {len(results)} users but {len(sums)} sums")
-        grouped = self._parts_with(rank) is not None
+        grouped = self._peers is not None and rank in self._peers
         if len(sums) > self._lanes[rank]:
             raise BadInput(f"rank {rank} pushed {len(sums)} sums, it has {self._lanes[rank]} shards")
         if grouped and not all(each.streamed for each in sums):
             raise BadInput(f"rank {rank} pushed its shards' own sums; those of its group are expected")
-        users = sum(self._open.shares[rank].sizes) if grouped else len(results)
         for each in sums:
-            each.check(share_bound(users, len(self._open.cohort)))
-        arrived = self._arrive(self._open, rank, results, timings)
+            each.check(share_bound(round_.peer_users if grouped else len(results), len(round_.cohort)))
+        arrived = round_.arrive(rank, results, timings, self._clock())
         for each in sums:
             self._add_sums(rank, each)
-        return self._finish_round() if arrived else None
+        return self._finish_round(round_) if arrived else None
 
     def _add_sums(self, rank: int, new: Sums) -> None:
         """Keeps a push until the last is in; streamed ones are added up, so that memory does not grow with them."""
-        parts = self._parts_with(rank)
-        if parts is not None and self._gathered is not None:
-            for name, target in parts.views(self._gathered.totals, rank).items():
-                target[...] = new.totals[name]
+        if self._peers is not None and rank in self._peers:
+            self._peers.put(rank, new)
             return
         for held in self._sums:
             if held.streamed and new.streamed:
@@ -360,19 +312,19 @@ class RoundState:
         Raises:
             WrongState, AlreadyDone, BadInput: and nothing has changed.
         """
-        self._check_results(self._open, rank, at, results)
+        round_ = self._on(self._open, rank, at)
+        round_.check_results(rank, at, results)
         if self.rules.federated:
             raise WrongState("this run is federated: it takes deltas, not parameters")
         if not results:
-            raise WrongState(f"rank {rank} has no share of {_where(at)}")
+            raise WrongState(f"rank {rank} has no share of {where(at)}")
         for name, value in params.items():
             if not np.isfinite(value).all():
-                raise BadInput(f"{_where(at)}: parameter {name!r} holds NaN or infinity; lower --lr")
-        round_ = self._open
-        assert round_ is not None
+                raise BadInput(f"{where(at)}: parameter {name!r} holds NaN or infinity; lower --lr")
         for other in round_.shares:
-            round_.arrived.setdefault(other, (self._clock(), Timings()))
-        self._arrive(round_, rank, results, timings)
+            round_.arrive(
+                other, results if other == rank else (), timings if other == rank else Timings(), self._clock()
+            )
         for name, value in params.items():
             self._need_params()[name][...] = value
         return self._close_round(round_)
@@ -387,22 +339,22 @@ class RoundState:
                 raise WrongState(f"a test after {at.step} rounds was asked for as the one after {at.round}")
             if at.step != self.step or (self._open is not None and self._open.arrived):
                 raise WrongState(f"a test after {at.step} rounds was asked for, {self.step} are done")
-            users = self._table(at.date, TEST)
+            users = self.users.table(at.date, TEST)
             cohort = self.rules.test_sampler.sample(users, self.rules.seed, at.date)
-            self._test = self._begin(at, cohort, users, in_order=False)
+            self._test = self._begin(TEST, at, cohort, users)
             self._test.started = self._clock()
         if self._test.at != at:
-            raise WrongState(f"a test at {_where(at)} was asked for during the one at {_where(self._test.at)}")
+            raise WrongState(f"a test at {where(at)} was asked for during the one at {where(self._test.at)}")
         return self._test.shares[rank]
 
     def report_test(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings) -> RoundRecord | None:
         """Takes a simulator's evaluation; the last one gives the record."""
-        self._check_results(self._test, rank, at, results)
-        if not self._arrive(self._test, rank, results, timings):
+        test = self._on(self._test, rank, at)
+        test.check_results(rank, at, results)
+        if not test.arrive(rank, results, timings, self._clock()):
             return None
-        assert self._test is not None
         end = self._clock()
-        record = self._record(self._test, TEST, end)
+        record = test.record(end, self._lanes)
         # Testing is no part of the round that follows it.
         self._test = self._last_end = None
         if self._open is not None:
@@ -426,75 +378,45 @@ class RoundState:
         day = max(1, self.rules.rounds)
         return (self.step // day + 1) * day
 
-    def _table(self, date: str, split: str) -> UserTable:
-        table = self._users.get((date, split))
-        if table is None:
-            raise NotFound(f"no {split} users are known for date {date!r}")
-        return table
-
-    def _begin(self, at: Round, cohort: list[str], users: UserTable, *, in_order: bool) -> _Open:
+    def _begin(self, phase: str, at: Round, cohort: list[str], users: UserTable) -> OpenRound:
         counts = [users.count(uid) for uid in cohort]
         lanes = list(self._lanes.values())
         # Without federation one shard trains all, in the cohort's order.
+        in_order = phase == TRAIN and not self.rules.federated
         placed = [list(range(len(cohort))), *([] for _ in lanes[1:])] if in_order else place(counts, lanes)
         exponent = scale_exponent(sum(counts) if self.rules.optimizer.weighted else len(cohort))
         by_rank = dict(zip(self._lanes, placed, strict=True))
-        sizes = tuple(len(by_rank[rank]) for rank in self._parts.group) if self._parts is not None else ()
+        group = self._peers.parts.group if self._peers is not None else ()
+        sizes = tuple(len(by_rank[rank]) for rank in group)
         shares = {
             rank: Share(tuple(cohort[i] for i in mine), tuple(counts[i] for i in mine), exponent, len(cohort), sizes)
             for rank, mine in by_rank.items()
         }
-        return _Open(at, cohort, shares)
+        return OpenRound(phase, at, cohort, shares)
 
     def share_size(self, rank: int, at: Round, phase: str) -> int:
         """How many users a simulator reports in the round or evaluation that is on; raises as `push`."""
         round_ = self._open if phase == TRAIN else self._test
-        return len(self._share_of(round_, rank, at).uids)
+        return len(self._on(round_, rank, at).share_of(rank, at).uids)
 
-    def _share_of(self, round_: _Open | None, rank: int, at: Round) -> Share:
+    def _on(self, round_: OpenRound | None, rank: int, at: Round) -> OpenRound:
+        """The round or evaluation that is on."""
         self.check_rank(rank)
-        if round_ is None or round_.at != at:
-            raise WrongState(f"results for {_where(at)} came, but {_where(round_.at) if round_ else 'no round'} is on")
-        if rank in round_.arrived:
-            raise AlreadyDone(f"rank {rank} has already pushed {_where(at)}")
-        return round_.shares[rank]
+        if round_ is None:
+            raise WrongState(f"results for {where(at)} came, but no round is on")
+        return round_
 
-    def _check_results(self, round_: _Open | None, rank: int, at: Round, results: Sequence[UserResult]) -> None:
-        share = self._share_of(round_, rank, at)
-        if sorted(r.uid for r in results) != sorted(share.uids):
-            odd = {r.uid for r in results} ^ set(share.uids)
-            raise WrongState(f"{_where(at)}: rank {rank}'s users are not those of its share: {sorted(odd)[:3]}")
-        known = dict(zip(share.uids, share.counts, strict=True))
-        for result in results:
-            if not (math.isfinite(result.weight) and result.weight >= 0) or (
-                round_ is self._open and result.weight == 0
-            ):
-                raise BadInput(f"{_where(at)}: uid {result.uid!r} has weight {result.weight}; it must be above 0")
-            if result.examples != known[result.uid]:
-                raise WrongState(
-                    f"{_where(at)}: uid {result.uid!r} came with {result.examples} examples, it has {known[result.uid]}"
-                )
-
-    def _arrive(self, round_: _Open | None, rank: int, results: Sequence[UserResult], timings: Timings) -> bool:
-        assert round_ is not None
-        round_.results.update((r.uid, r) for r in results)
-        round_.arrived[rank] = (self._clock(), timings)
-        return len(round_.arrived) == len(self._lanes)
-
-    def _finish_round(self) -> RoundRecord:
-        round_, params = self._open, self._need_params()
-        assert round_ is not None
-        weight = total_weight(r.weight for r in round_.results.values())
-        factor = mean_factor(weight, next(iter(round_.shares.values())).exponent)
+    def _finish_round(self, round_: OpenRound) -> RoundRecord:
+        factor = mean_factor(total_weight(r.weight for r in round_.results), round_.exponent)
         sums = [*self._sums]
-        if self._gathered is not None and any(next(iter(round_.shares.values())).sizes):
-            sums.append(self._gathered)
-        for name, value in params.items():
+        if self._peers is not None and round_.peer_users:
+            sums.append(self._peers.whole)
+        for name, value in self._need_params().items():
             self.rules.optimizer.apply(name, value, sums, factor, len(round_.cohort))
         self._sums.clear()
         return self._close_round(round_)
 
-    def _close_round(self, round_: _Open) -> RoundRecord:
+    def _close_round(self, round_: OpenRound) -> RoundRecord:
         self.step += 1
         # Shards of this machine that wait for it begin with their next users.
         self._memory.stamp(self.step)
@@ -502,25 +424,7 @@ class RoundState:
         del self._known[round_.at.step]
         if self._open is not None:
             self._open.started = self._last_end
-        return self._record(round_, TRAIN, self._last_end)
-
-    def _record(self, round_: _Open, phase: str, end: float) -> RoundRecord:
-        results = tuple(round_.results[uid] for uid in round_.cohort)
-        assert round_.started is not None
-        seconds = end - round_.started
-        return RoundRecord(phase, round_.at, results, seconds, self._where_time_went(round_, seconds))
-
-    def _where_time_went(self, round_: _Open, seconds: float) -> Timings:
-        """Means over all shards; waiting for a slower simulator counts as wait, the rest as push."""
-        last = max(when for when, _ in round_.arrived.values())
-        lanes = sum(self._lanes.values())
-        pull = train = wait = 0.0
-        for rank, (when, timings) in round_.arrived.items():
-            part = self._lanes[rank] / lanes
-            pull += part * timings.pull
-            train += part * timings.train
-            wait += part * (timings.wait + last - when)
-        return Timings(pull, train, max(0.0, seconds - pull - train - wait), wait)
+        return round_.record(self._last_end, self._lanes)
 
 
 def _check_model(restored: Snapshot, params: Tensors, private: frozenset[str]) -> None:
@@ -532,7 +436,3 @@ def _check_model(restored: Snapshot, params: Tensors, private: frozenset[str]) -
     for name in sorted(set(private) ^ set(restored.private)):
         where = "the model" if name in private else "the checkpoint"
         raise BadInput(f"parameter {name!r} is private only in {where}")
-
-
-def _where(at: Round) -> str:
-    return f"date {at.date}, round {at.round}"

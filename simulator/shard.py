@@ -1,33 +1,20 @@
-"""A shard: a resident worker process that trains users one after another.
-
-The only processes that import Paddle.  Started by `shard_process`, driven over a pipe.
-"""
+"""A shard's work: it reads files, trains and evaluates users one after another, as its simulator asks."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import json
-import logging
-import multiprocessing.spawn
-import os
-import select
-import signal
-import sys
-import threading
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from protos.codec import Tensors, to_bundle
+from protos.codec import Tensors
 from protos.errors import BadInput, FLError
 from protos.shared_arrays import SharedArrays
 from scheduler.aggregation import ExactSum, Sums, sum_specs
@@ -37,20 +24,13 @@ from scheduler.samplers import Round
 from scheduler.streams import stream_key, stream_of
 from simulator import jobs
 from simulator.data_client import DataClient
-from simulator.examples import Examples, check_examples
-from simulator.linger import SHORT_JOB_SECONDS, linger
-from simulator.logs import set_up_logging
-from simulator.scratch import remove_folder
-from simulator.store import UserRecord, UserStore
+from simulator.examples import Examples
+from simulator.file_reading import read_files
+from simulator.store import UserStore
 from simulator.work_queue import WorkQueue
 
-logger = logging.getLogger(__name__)
-
-BATCH_BYTES = 8 << 20
 # Of examples fetched before their round.
 FETCH_BYTES = 4 << 20
-# A process that ends closes all its files, but one after another.
-_ALL_CLOSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -120,36 +100,10 @@ class Shard:
         self._is.reader.setup(job.shared)
 
     def _read_files(self, job: jobs.ReadFiles) -> dict[str, int]:
-        # Parsing makes millions of objects and no cycles: looking for some takes half of the time.
-        gc.disable()
-        try:
-            return self._read(job)
-        finally:
-            gc.enable()
+        return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file)
 
-    def _read(self, job: jobs.ReadFiles) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for i in self._jobs():
-            number, path = job.files[i]
-            self.where = f"file {path}"
-            batches: dict[int, list[UserRecord]] = {}
-            sizes: dict[int, int] = {}
-            for place, (uid, examples) in enumerate(self._is.reader.read(path)):
-                uid = str(uid)
-                try:
-                    counts[uid] = counts.get(uid, 0) + check_examples(uid, examples)
-                except BadInput as error:
-                    raise BadInput(f"{path}: {error}") from error
-                owner = self._client.owner(uid)
-                payload = to_bundle(examples).SerializeToString()
-                batches.setdefault(owner, []).append(UserRecord(uid, job.date, job.split, (number, place), payload))
-                sizes[owner] = sizes.get(owner, 0) + len(payload)
-                if sizes[owner] > BATCH_BYTES:
-                    self._client.send_data(owner, batches.pop(owner))
-                    sizes[owner] = 0
-            for owner, records in batches.items():
-                self._client.send_data(owner, records)
-        return counts
+    def _at_file(self, path: Path) -> None:
+        self.where = f"file {path}"
 
     @property
     def _client(self) -> DataClient:
@@ -352,105 +306,3 @@ def _checked(metrics: Any) -> dict[str, Pair]:
         return {str(name): (float(total), float(count)) for name, (total, count) in metrics.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise BadInput(f"a trainer must return metrics as name -> (sum, count), not {metrics!r}") from error
-
-
-def _failure(shard: Shard, error: BaseException) -> jobs.Failed:
-    # Readers speak of bad data with ValueError, the core with FLError: one line is enough.
-    bad_data = isinstance(error, ValueError) and shard.where.startswith("file ")
-    if isinstance(error, FLError) or bad_data:
-        return jobs.Failed(shard.where, str(error), bad_input=True)
-    return jobs.Failed(shard.where, "".join(traceback.format_exception(error)).rstrip(), bad_input=False)
-
-
-def _orphaned(lifeline: int, store: Path) -> NoReturn:
-    """Leaves because nobody listens, and takes the files of the store along if the simulator is gone."""
-    # A simulator that lives on needs its store: it starts another shard in this one's place.
-    if select.select([lifeline], [], [], _ALL_CLOSE_SECONDS)[0]:
-        remove_folder(store)
-    os._exit(1)
-
-
-def _die_with_parent(lifeline: int, store: Path) -> None:
-    """Leaves as soon as the simulator is gone, however it went and whatever this shard is at."""
-
-    def watch() -> None:
-        os.read(lifeline, 1)  # returns only when the other end is closed
-        _orphaned(lifeline, store)
-
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
-
-
-def _next_job(connection: Connection, shard: Shard, *, short: bool) -> Any:
-    """Waits for a job; one that was told ahead begins as soon as its parameters are there.
-
-    Args:
-        connection: to the simulator.
-        shard: gets ready for what was told.
-        short: whether to look for it for a moment before falling asleep.
-
-    Raises:
-        EOFError, OSError: the simulator is gone.
-    """
-    while True:
-        if short:
-            linger(connection.fileno())
-        job = connection.recv()
-        if isinstance(job, jobs.Go):
-            continue  # its job has begun without it, and is done
-        if not isinstance(job, jobs.Ahead):
-            return job
-        coming = job.job
-
-        def due(coming: jobs.TrainShare = coming) -> bool:
-            return shard.is_due(coming)
-
-        shard.get_ready(job, due)
-        if short:
-            linger(connection.fileno(), until=due)
-        if due():
-            return coming
-        job = connection.recv()
-        return coming if isinstance(job, jobs.Go) else job
-
-
-def main(pipe: int, lifeline: int) -> None:
-    """The life of a shard process.
-
-    Args:
-        pipe: file descriptor of the pipe to the simulator.
-        lifeline: file descriptor that ends when the simulator does.
-    """
-    # Ctrl-C goes to the whole group; the simulator decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Paddle speaks of ccache and the like at import; nobody compiles anything here.
-    warnings.filterwarnings("ignore", module="paddle")
-    connection = Connection(pipe)
-    main_module = connection.recv()
-    # The reader and the trainer may be classes of the main script, as with multiprocessing.
-    multiprocessing.spawn.prepare(main_module)
-    settings: jobs.ShardSettings = connection.recv()
-    _die_with_parent(lifeline, settings.store)
-    set_up_logging(f"rank {settings.rank} shard {settings.index}")
-    shard = Shard(settings)
-    short = False
-    while True:
-        try:
-            job = _next_job(connection, shard, short=short)
-        except (EOFError, OSError):
-            _orphaned(lifeline, settings.store)
-        if isinstance(job, jobs.Stop):
-            return
-        began = time.perf_counter()
-        try:
-            answer: Any = jobs.Done(shard.run(job))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the simulator ends the run with it
-            answer = _failure(shard, error)
-        short = settings.linger and time.perf_counter() - began < SHORT_JOB_SECONDS
-        try:
-            connection.send(answer)
-        except OSError:
-            _orphaned(lifeline, settings.store)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

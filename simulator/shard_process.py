@@ -37,7 +37,7 @@ class ShardProcess:
         with ours, theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "simulator.shard", str(theirs.fileno()), str(lifeline)],
+                    [sys.executable, "-m", "simulator.shard_main", str(theirs.fileno()), str(lifeline)],
                     env=environment,
                     pass_fds=(told.params_fd, told.sums_fd, told.queue_fd, theirs.fileno(), lifeline),
                     stdin=subprocess.DEVNULL,

@@ -13,30 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 
-from protos.codec import Tensors, from_bundle, to_bundle
-from protos.errors import BadInput, FLError, NotFound
+from protos.codec import Tensors
+from protos.errors import BadInput, FLError
 from protos.shared_arrays import SharedArrays
-from protos.stubs import tensor_pb2
 from scheduler.checkpoints import Offer
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.parts import Parts
 from scheduler.rounds import TEST, TRAIN, Rules, Share, Timings
 from scheduler.samplers import NoTestSampler, Round
 from scheduler.scheduler_client import SchedulerClient
-from scheduler.streams import uid_hash
 from simulator import jobs
 from simulator.checkpoint_files import FOLDER, choose, has_segment, read_segment
 from simulator.data_client import DataClient, owner_of
 from simulator.data_server import PrivateSchema, start_data_server
 from simulator.days import DayPlan, list_days, plan_days
+from simulator.initial import agree_on_model, take_initial
 from simulator.loading import deal_files, listing
 from simulator.meeting import Meeting
 from simulator.peer_group import PeerGroup
 from simulator.peer_server import PeerServicer
+from simulator.private_files import save_private
 from simulator.private_saver import PrivateSaver
-from simulator.record import read_npz, write_npz
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scratch import ScratchFolder
 from simulator.settings import Settings
@@ -44,7 +42,7 @@ from simulator.shard_environment import usable_cores
 from simulator.shard_pool import ShardPool
 from simulator.shares import SharesAhead
 from simulator.store import UserStore
-from simulator.transport import Exchanged, InMemory, Streamed, Transport
+from simulator.transport import Exchanged, InMemory, Streamed, Transport, use_memory
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +119,8 @@ class Simulation:
         if self._saver is not None:
             self._saver.wait()
         if self._schema.specs():
-            self._save_private()
+            assert self._store is not None
+            save_private(self._store, self._output)
         self._client.exit()
 
     def close(self, *, at_once: bool = False) -> None:
@@ -237,21 +236,14 @@ class Simulation:
         self._params = self.pool.attach(schema.shared, write_initial=self._leader and init is None)
         private: Tensors = {}
         if self._leader and init is not None:
-            private = self._take_initial(read_npz(init, "--init"), schema)
+            private = take_initial(init, schema, self._params.arrays)
         self._schema.set(schema.private)
-        told = _schema_text(schema)
-        posted = self._client.exchange("model", _join_bytes(told, to_bundle(private).SerializeToString()))
-        first_text, first_private = _split_bytes(posted[self._role.simulator_ranks[0]])
-        if first_text != told:
-            raise FLError(
-                f"rank {self._role.rank} builds another model than rank {self._role.simulator_ranks[0]}: "
-                "install the same code and the same packages on every host"
-            )
+        given = agree_on_model(self._client, schema, private, self._role.rank, self._role.simulator_ranks[0])
         if self._leader:
             self._client.update_global_params(self._params.arrays, list(schema.private))
-        given = from_bundle(tensor_pb2.TensorBundle.FromString(first_private))
         self.pool.ask_all(jobs.StartPrivate(given))
-        self._transport = self._choose_transport(schema)
+        in_memory = self._settings.shared_memory and use_memory(self._client, self.pool, schema.shared)
+        self._transport = self._choose_transport(schema, in_memory=in_memory)
         if schema.private:
             self._keep_private()
 
@@ -290,9 +282,8 @@ class Simulation:
         self._interrupt(error)
         self.report_failure(f"rank {self._role.rank}: {error}")
 
-    def _choose_transport(self, schema: jobs.ModelSchema) -> Transport:
-        """Uses the scheduler's memory for the parameters if it is on this machine, else they are streamed."""
-        in_memory = self._use_memory(schema)
+    def _choose_transport(self, schema: jobs.ModelSchema, *, in_memory: bool) -> Transport:
+        """Agrees with all simulators on who exchanges parameters and sums with whom."""
         group = self._client.choose_exchange(streams=not in_memory)
         if in_memory:
             return InMemory(self._client, self.pool)
@@ -304,41 +295,6 @@ class Simulation:
         self._peers.meet(meeting)
         peers = PeerGroup(self._role.rank, self._addresses(), parts, meeting, self._role.credentials)
         return Exchanged(self._client, self.pool, self.params.arrays, peers)
-
-    def _use_memory(self, schema: jobs.ModelSchema) -> bool:
-        """Has the shards read the parameters from the scheduler's memory, if it is on this machine."""
-        if not self._settings.shared_memory:
-            return False
-        handle = self._client.shared_memory()
-        try:
-            SharedArrays.open(handle, schema.shared)
-        except NotFound as error:
-            logger.info("parameters are streamed: %s", error)
-            return False
-        self.pool.ask_all(jobs.UseMemory(handle))
-        return True
-
-    def _take_initial(self, given: Tensors, schema: jobs.ModelSchema) -> Tensors:
-        """Writes `--init` to the shared arrays; returns its values for private parameters."""
-        assert self._params is not None
-        known = {**schema.shared, **schema.private}
-        odd = sorted(set(given) - set(known)) + sorted(set(schema.shared) - set(given))
-        if odd:
-            raise BadInput(
-                f"--init {self._settings.init}: names do not match the model's: {', '.join(odd[:5])}; "
-                f"the model has {', '.join(known)}"
-            )
-        for name, value in given.items():
-            spec = known[name]
-            if value.shape != spec.shape or value.dtype.name != spec.dtype:
-                raise BadInput(
-                    f"--init {self._settings.init}: {name} is {value.dtype}{list(value.shape)}, the model's is {spec}"
-                )
-            if not np.isfinite(value).all():
-                raise BadInput(f"--init {self._settings.init}: {name} holds NaN or infinity")
-            if name in schema.shared:
-                self._params[name][...] = value
-        return {name: value for name, value in given.items() if name in schema.private}
 
     def _prepare_reader(self, days: list[DayPlan]) -> None:
         """Has one shard in the whole run prepare what all readers share."""
@@ -457,39 +413,6 @@ class Simulation:
         done = self.pool.evaluate(at, share)
         self._client.update_test_metrics(at, done.results, _with_pull(done.timings, pulled))
 
-    def _save_private(self) -> None:
-        """Writes each trained uid's private parameters; they go from their owner to its own disk."""
-        assert self._store is not None
-        folder = self._output / "params" / "private"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FLError(f"{folder} cannot be written: {error.strerror}") from error
-        for uid, _, payload in self._store.all_private():
-            arrays = from_bundle(tensor_pb2.TensorBundle.FromString(payload))
-            write_npz(folder / f"{file_name(uid)}.npz", arrays)
-
-
-def file_name(uid: str) -> str:
-    """A uid as a file name: letters, digits, - and _ as they are, other bytes as %XX."""
-    safe = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
-    name = "".join(chr(b) if b in safe else f"%{b:02X}" for b in uid.encode())
-    return name if len(name) <= 200 else f"{name[:180]}-{uid_hash(uid):016x}"
-
 
 def _with_pull(timings: Timings, pulled: float) -> Timings:
     return replace(timings, pull=timings.pull + pulled)
-
-
-def _schema_text(schema: jobs.ModelSchema) -> bytes:
-    parts = {"shared": schema.shared, "private": schema.private}
-    return json.dumps({k: {name: str(spec) for name, spec in v.items()} for k, v in parts.items()}).encode()
-
-
-def _join_bytes(first: bytes, second: bytes) -> bytes:
-    return len(first).to_bytes(8, "little") + first + second
-
-
-def _split_bytes(joined: bytes) -> tuple[bytes, bytes]:
-    size = int.from_bytes(joined[:8], "little")
-    return joined[8 : 8 + size], joined[8 + size :]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
-from protos.codec import Tensors
-from protos.errors import FLError
+from protos.codec import Tensors, TensorSpec
+from protos.errors import FLError, NotFound
+from protos.shared_arrays import SharedArrays
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
 from scheduler.scheduler_client import SchedulerClient
+from simulator import jobs
 from simulator.jobs import ShareResult
 from simulator.peer_group import PeerGroup
 from simulator.shard_pool import ShardPool
+
+logger = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
@@ -48,6 +54,18 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Closes connections of its own."""
+
+
+def use_memory(client: SchedulerClient, pool: ShardPool, shared: Mapping[str, TensorSpec]) -> bool:
+    """Has the shards read the parameters from the scheduler's memory; returns whether it is on this machine."""
+    handle = client.shared_memory()
+    try:
+        SharedArrays.open(handle, shared)
+    except NotFound as error:
+        logger.info("parameters are streamed: %s", error)
+        return False
+    pool.ask_all(jobs.UseMemory(handle))
+    return True
 
 
 class InMemory:

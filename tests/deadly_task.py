@@ -12,8 +12,6 @@ from pathlib import Path
 import tiny_task
 
 ORDERS = "DEADLY_ORDERS"
-# In a shard this is simulator/shard.py, until multiprocessing puts the task in its place.
-MAIN = sys.modules["__main__"]
 
 
 def order(folder, moment, deaths=1, then=()):
@@ -77,6 +75,7 @@ def set_traps():
     from scheduler.aggregation import ExactSum
     from simulator import jobs, work_queue
     from simulator.data_client import DataClient
+    from simulator.shard import Shard
 
     if getattr(DataClient, "trapped", False):
         return
@@ -104,15 +103,14 @@ def set_traps():
                 yield item
 
     DataClient.set_param_by_uid, ExactSum.take, work_queue.WorkQueue.take = stored, added, took
-    shard = MAIN.Shard
-    ready = shard.get_ready
+    ready = Shard.get_ready
 
     def got_ready(self, ahead, due):
         at(f"took word of {ahead.job.at.step}")
         ready(self, ahead, due)
         at(f"took users of {ahead.job.at.step}")
 
-    shard.get_ready = got_ready
+    Shard.get_ready = got_ready
     jobs.result_room = lambda sums, shared: Room(room(sums, shared))
 
 

@@ -314,7 +314,7 @@ def reference(tmp_path_factory):
     return data, output
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_exchanging_changes_no_bit(reference, tmp_path, ranks):
     data, expected = reference
     run(TINY, data, *RUN, "--no-shared-memory", "--exchange", "always", "--output", tmp_path, ranks=ranks)
@@ -331,6 +331,7 @@ def test_some_exchange_and_some_share_memory(reference, tmp_path):
     assert_same_record(tmp_path, expected)
 
 
+@pytest.mark.slow
 def test_the_same_users_in_turn_do_not_need_the_exchange(reference, tmp_path):
     data, _ = reference
     job = [*RUN, "--mode", "centralized"]

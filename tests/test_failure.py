@@ -91,7 +91,7 @@ def roles(process):
     found = {}
     for each in tree(process):
         words = " ".join(each.cmdline())
-        name = "shard" if "simulator.shard" in words else "rank" if "tiny_task" in words else "launcher"
+        name = "shard" if "simulator.shard_main" in words else "rank" if "tiny_task" in words else "launcher"
         if each.cmdline()[0].endswith("mpirun") or "mpiexec" in each.name():
             name = "mpirun"
         found.setdefault(name, []).append(each)
@@ -103,8 +103,7 @@ def roles(process):
     [
         ("mpirun", 0),
         ("rank", 0),
-        ("rank", 1),
-        *(pytest.param(*which, marks=pytest.mark.slow) for which in (("launcher", 0), ("rank", 2))),
+        *(pytest.param(*which, marks=pytest.mark.slow) for which in (("launcher", 0), ("rank", 1), ("rank", 2))),
     ],
 )
 def test_sigkill_of_any_process_ends_the_run(data, tmp_path, role, index):

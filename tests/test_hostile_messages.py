@@ -58,7 +58,7 @@ def run():
 def all_state(run):
     """What the scheduler knows, but for who asks at this moment."""
     known = {name: value for name, value in vars(run.coordinator).items() if name != "_waiting"}
-    return frozen(known), frozen(vars(run.coordinator._state))
+    return frozen(known), frozen(vars(run.coordinator._state)), frozen(vars(run.coordinator._news))
 
 
 def key(rank=2, date=DAY, number=1, step=0):

@@ -67,8 +67,8 @@ def assert_same_run(output, expected):
 @pytest.mark.parametrize(
     ("hostfile", "memory"),
     [
-        pytest.param("", ["--no-shared-memory"], id="a rank each"),
-        pytest.param("", ["--shared-memory"], id="that share memory"),
+        pytest.param("", ["--no-shared-memory"], id="a rank each", marks=pytest.mark.slow),
+        pytest.param("", ["--shared-memory"], id="that share memory", marks=pytest.mark.slow),
         pytest.param("", ["--no-shared-memory", *EXCHANGE], id="that exchange"),
         # As the README has it: the scheduler shares the first host with a simulator.
         pytest.param(f"{NETWORK}.1:2\n{NETWORK}.2:1", ["--no-shared-memory"], id="two ranks on the first"),

@@ -110,7 +110,7 @@ def test_nothing_that_could_come_from_another_host_is_unpickled(path):
             assert node.attr[0].isupper(), node.attr
         # What `recv` unpickles comes over the private pipe between a simulator and its own shards.
         if isinstance(node, ast.Attribute) and node.attr == "recv":
-            assert path.name in ("shard.py", "shard_process.py")
+            assert path.name in ("shard_main.py", "shard_process.py")
 
 
 def test_certificates_alone_use_cryptography_and_not_at_their_top():

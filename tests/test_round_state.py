@@ -157,11 +157,11 @@ def test_a_simulator_without_users_pushes_nothing():
 def test_users_read_by_two_simulators_are_added_up():
     state = make_state(ready=False)
     state.add_user_counts(1, DAY, "test", {"a": 1, "b": 2})
-    assert not state.users_ready(DAY, "test")
+    assert not state.users.ready(DAY, "test")
     state.add_user_counts(2, DAY, "test", {"b": 5})
-    assert state.users_ready(DAY, "test")
-    assert not state.users_ready(DAY, "train")
-    assert state.user_count(DAY, "test") == 2
+    assert state.users.ready(DAY, "test")
+    assert not state.users.ready(DAY, "train")
+    assert len(state.users.table(DAY, "test").uids) == 2
     assert dict(zip(*share_of_test(state), strict=True)) == {"a": 1, "b": 7}
 
 

@@ -132,7 +132,7 @@ def test_too_few_users_are_noticed_when_the_day_starts_and_change_nothing():
     before = frozen(vars(state))
     with pytest.raises(BadInput, match="--sample-num 5 is more than the 2 users"):
         state.add_user_counts(2, DAY, "train", {"b": 1})
-    assert not state.users_ready(DAY, "train")
+    assert not state.users.ready(DAY, "train")
     assert frozen(vars(state)) == before
 
 
@@ -142,7 +142,7 @@ def test_a_day_without_users_is_refused_and_changes_nothing():
     before = frozen(vars(state))
     with pytest.raises(BadInput, match="date 20200101: no users with test data"):
         state.add_user_counts(2, DAY, "test", {})
-    assert not state.users_ready(DAY, "test")
+    assert not state.users.ready(DAY, "test")
     assert frozen(vars(state)) == before
 
 
