@@ -22,12 +22,12 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from common import HERE, machine, our_command, our_environment, round_times, rounds_done, show
+from common import HERE, machine, our_command, our_environment, round_times, rounds_done, run, show
 from tiny_data import write_users
 from watching import Watched
 
 WARM_UP = 2  # rounds that are not counted
-PAUSE = 0.05  # between two looks at a run
+PAUSE = 0.2  # between two looks at a run
 PULLED, PUSHED = 4, 8  # bytes a parameter
 LANGUAGE_MODEL = 6.18  # million parameters
 EXCHANGES = ("never", "always")
@@ -48,27 +48,34 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
-def measure(
-    folder: Path, millions: float, simulators: int, users: int, exchange: str, rounds: int
-) -> tuple[float, dict[str, float]]:
-    """Milliseconds of the median round outside training, and of CPU a round by part (of all its processes)."""
-    output = folder / f"{millions}-{simulators}-{users}-{exchange}"
-    command = our_command(
+def task(folder: Path, millions: float, simulators: int, users: int, exchange: str, rounds: int) -> list[str]:
+    """The command line of a run, whose record goes to `folder`/record."""
+    return our_command(
         HERE / "scale_task.py", folder / "data", "--elements", int(millions * 1e6), "--sample-num", users,
         "--rounds", rounds, "--shards", 1, "--no-shared-memory", "--exchange", exchange, "--checkpoint-every", 0,
-        "--test-sampler", "none", "--progress", "none", "--output", output, ranks=simulators + 1,
+        "--test-sampler", "none", "--progress", "none", "--output", folder / "record", ranks=simulators + 1,
     )  # fmt: skip
+
+
+def measure_time(folder: Path, command: list[str]) -> float:
+    """Milliseconds of the median round outside training."""
+    run(command, our_environment())
+    rows = round_times(folder / "record")[WARM_UP:]
+    return 1e3 * statistics.median(row["seconds"] - row["train"] for row in rows)
+
+
+def measure_cpu(folder: Path, command: list[str], rounds: int) -> dict[str, float]:
+    """Milliseconds of CPU a round, by part: of all processes that play it."""
+    (folder / "record" / "metrics.csv").unlink(missing_ok=True)
     seen: list[tuple[int, dict[str, float]]] = []
-    with Watched(command, our_environment()) as run:
-        while run.running():
-            done = rounds_done(output)
+    with Watched(command, our_environment()) as watched:
+        while watched.running():
+            done = rounds_done(folder / "record")
             if WARM_UP <= done < rounds:
-                seen.append((done, run.cpu()))
+                seen.append((done, watched.cpu()))
             time.sleep(PAUSE)
-    wall = statistics.median(row["seconds"] - row["train"] for row in round_times(output)[WARM_UP:])
     (first, before), (last, after) = seen[0], seen[-1]
-    cpu = {part: 1e3 * (after[part] - before[part]) / max(1, last - first) for part in before if part in after}
-    return 1e3 * wall, cpu
+    return {part: 1e3 * (after[part] - before[part]) / max(1, last - first) for part in before if part in after}
 
 
 def terms(millions: float, simulators: float, users: float) -> list[float]:
@@ -83,11 +90,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_users(folder / "data", 100, 10)
-        walls = [measure(folder, *case, "never", asked.rounds)[0] for case in cases]
+        walls = [measure_time(folder, task(folder, *case, "never", asked.rounds)) for case in cases]
         large = max(asked.millions)
         several = [simulators for simulators in asked.simulators if simulators > 1]
         cpu = {
-            (exchange, simulators): measure(folder, large, simulators, 2 * simulators, exchange, asked.rounds)[1]
+            (exchange, simulators): measure_cpu(
+                folder, task(folder, large, simulators, 2 * simulators, exchange, asked.rounds), asked.rounds
+            )
             for exchange, simulators in product(EXCHANGES, several)
         }
     show_fit(cases, walls)
