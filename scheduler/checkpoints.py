@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from protos.codec import Tensors
 
 # A crash costs minutes, and checkpoints at most a fiftieth of the time.
@@ -45,6 +47,18 @@ class Snapshot:
     params: Tensors
     optimizer: Tensors
     private: tuple[str, ...]
+
+
+def copy_into(room: Tensors, values: Tensors) -> None:
+    """Makes `room` a copy of `values`, in the memory it has where that fits."""
+    for name, value in values.items():
+        held = room.get(name)
+        if held is None or held.shape != value.shape or held.dtype != value.dtype:
+            room[name] = value.copy()
+        else:
+            np.copyto(held, value)
+    for name in room.keys() - values.keys():
+        del room[name]
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,8 @@ class Coordinator:
         """See `RoundState.set_initial`."""
         with self._round_state() as state:
             state.set_initial(params, private)
+            if self._news.saves:
+                state.make_room()
             self._tell_at_once(lambda: self._listener.on_initial(params))
             self._wake()
 

@@ -54,6 +54,7 @@ class _Parts:
     """A checkpoint on its way: the scheduler's part, and each simulator's files of private parameters."""
 
     snapshot: Snapshot
+    state: RoundState
     segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
 
 
@@ -93,6 +94,11 @@ class News:
         threading.Thread(target=self._tell, name="records", daemon=True).start()
 
     @property
+    def saves(self) -> bool:
+        """Whether checkpoints are made."""
+        return self._schedule.every != 0
+
+    @property
     def all_told(self) -> bool:
         """Whether the listener knows everything."""
         return not self._untold and not self._telling
@@ -114,7 +120,7 @@ class News:
         if state is not None and (not self._parts or self._schedule.every) and self._schedule.due(state.step):
             self.checkpoint_step = state.step
             snapshot = state.snapshot(record.at.date)
-            self._parts[state.step] = _Parts(snapshot)
+            self._parts[state.step] = _Parts(snapshot, state)
             self._untold.append(snapshot)
             self._finish_checkpoint(state.step)
         if len(self._untold) == 1 or self._is_urgent():
@@ -194,4 +200,5 @@ class News:
             with self._more:
                 self._schedule.finished()
                 del self._parts[step]
+                news.state.reuse(news.snapshot)
                 self._on_room()

@@ -16,7 +16,7 @@ from protos.codec import Tensors, TensorSpec, specs
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
 from scheduler.aggregation import Sums, mean_factor, scale_exponent, share_bound, total_weight
-from scheduler.checkpoints import Snapshot
+from scheduler.checkpoints import Snapshot, copy_into
 from scheduler.day_users import DayUsers
 from scheduler.metrics import UserResult
 from scheduler.open_round import OpenRound, where
@@ -57,6 +57,8 @@ class RoundState:
         self._peers: PeerSums | None = None
         self._last_end: float | None = None
         self._restored: Snapshot | None = None
+        # Memory for snapshots that is free: parameters and the optimizer's state.
+        self._room: list[tuple[Tensors, Tensors]] = []
 
     # -- users ---------------------------------------------------------------
 
@@ -173,10 +175,21 @@ class RoundState:
     # -- checkpoints -----------------------------------------------------------
 
     def snapshot(self, date: str) -> Snapshot:
-        """A copy of the state after the last round of the day so far."""
-        params = {name: value.copy() for name, value in self._need_params().items()}
-        optimizer = {name: value.copy() for name, value in self.rules.optimizer.state_dict().items()}
+        """A copy of the state after the last round of the day so far; `reuse` gives its memory back."""
+        params, optimizer = self._room.pop() if self._room else ({}, {})
+        copy_into(params, self._need_params())
+        copy_into(optimizer, self.rules.optimizer.state_dict())
         return Snapshot(self.step, date, params, optimizer, tuple(sorted(self.private)))
+
+    def make_room(self) -> None:
+        """Takes the memory of a snapshot now: what a run needs shows at its start, and does not grow later."""
+        params: Tensors = {}
+        copy_into(params, self._need_params())
+        self._room.append((params, {}))
+
+    def reuse(self, snapshot: Snapshot) -> None:
+        """Nobody needs a snapshot any more: the next one takes its memory."""
+        self._room.append((snapshot.params, snapshot.optimizer))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes on from a snapshot; its parameters are taken when the model is known.

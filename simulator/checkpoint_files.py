@@ -25,6 +25,7 @@ import numpy as np
 
 from protos.errors import BadInput, FLError
 from scheduler.checkpoints import Offer, Segment, Snapshot
+from simulator.record import write_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class CheckpointFolder:
         arrays["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
 
         def body(file: BinaryIO) -> None:
-            np.savez(file, **arrays)
+            write_arrays(file, arrays)
 
         write_sealed(self._folder / f"step-{snapshot.step:08d}.ckpt", body)
         for path in self._paths()[KEPT:]:

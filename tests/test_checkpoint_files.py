@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.errors import BadInput, FLError
-from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
+from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot, copy_into
 from simulator.checkpoint_files import (
     KEPT,
     Checkpoint,
@@ -156,3 +156,15 @@ def test_a_checkpoint_is_due_by_time_and_never_costs_much():
     schedule.finished()
     clock.now = 324.5
     assert schedule.due(5)
+
+
+def test_a_copy_takes_the_memory_that_is_there():
+    old = {"w": np.array([1.0, 2.0]), "shape": np.zeros(2), "gone": np.zeros(1)}
+    kept = old["w"]
+    new = {"w": np.array([3.0, 4.0]), "shape": np.ones(3), "more": np.array(7)}
+    copy_into(old, new)
+    assert {name: value.tolist() for name, value in old.items()} == {"w": [3, 4], "shape": [1, 1, 1], "more": 7}
+    assert old["w"] is kept
+    new["shape"][0] = new["more"][...] = 9
+    assert old["shape"].tolist() == [1, 1, 1]
+    assert old["more"] == 7

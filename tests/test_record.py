@@ -14,7 +14,7 @@ from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
 from scheduler.rounds import RoundRecord, Timings
 from scheduler.samplers import FixedSampler, Round
-from simulator.record import RunRecord, read_npz, write_npz
+from simulator.record import RunRecord, read_npz, write_arrays, write_npz
 
 DAY, NEXT = "20200101", "20200102"
 TIMES = Timings(pull=0.125, train=1.0, push=0.25, wait=0.0625)
@@ -222,14 +222,34 @@ def test_an_npz_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "final.npz"
     write_npz(path, {"w": np.array([1.0])})
 
-    def break_off(file, **arrays):
+    def break_off(file, arrays):
         file.write(b"PK")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("simulator.record.np.savez", break_off)
+    monkeypatch.setattr("simulator.record.write_arrays", break_off)
     with pytest.raises(FLError, match=r"final.npz cannot be written: No space left on device"):
         write_npz(path, {"w": np.array([2.0])})
     assert read_npz(path, "--init")["w"].tolist() == [1.0]
+
+
+SHAPES = [(), (0,), (3,), (2, 0, 4), (2, 3, 4)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool", "uint8"])
+def test_arrays_are_written_as_numpy_writes_them(tmp_path, dtype):
+    arrays = {
+        f"a/{i}": np.arange(np.prod(shape, dtype=int)).astype(dtype).reshape(shape) for i, shape in enumerate(SHAPES)
+    }
+    arrays["turned"] = np.arange(6).astype(dtype).reshape(2, 3).T
+    with (tmp_path / "ours.npz").open("wb") as file:
+        write_arrays(file, arrays)
+    np.savez(tmp_path / "numpys.npz", **arrays)
+    with np.load(tmp_path / "ours.npz") as ours, np.load(tmp_path / "numpys.npz") as numpys:
+        assert ours.files == numpys.files
+        for name in arrays:
+            assert ours[name].dtype == numpys[name].dtype
+            assert ours[name].shape == numpys[name].shape
+            assert ours[name].tobytes() == numpys[name].tobytes()
 
 
 # -- reading -----------------------------------------------------------------------
