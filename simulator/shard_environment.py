@@ -13,8 +13,6 @@ _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "2000000000",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
     "MALLOC_TOP_PAD_": "67108864",
-    # A step of a small model makes and frees more objects of a size than glibc keeps at hand.
-    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=200",
 }
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_", "SLURM_PROCID")

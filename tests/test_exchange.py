@@ -381,6 +381,19 @@ def test_the_scheduler_takes_parts_of_a_group_and_whole_sums_of_the_others():
     assert state.params["w"].tolist() == [1 + 2, 2 + 6, 3 + 6, 4 + 10]
 
 
+def test_a_group_without_users_in_a_round_pushes_nothing():
+    state = make_state()
+    assert state.form_group([3]) == (3,)
+    tell_users(state)
+    for step in (0, 1):
+        assert state.train_shares(3, at(step))[step].sizes == (0,)
+        assert state.push_specs(3, at(step)) == {}
+        assert push(state, 3, step) is None
+        assert push(state, 1, step, [2, 2, 2, 2]) is None
+        push(state, 2, step, [0, 0, 0, 2])
+    assert state.params["w"].tolist() == [1 + 2, 2 + 2, 3 + 2, 4 + 4]
+
+
 def test_the_scheduler_holds_a_group_to_its_parts():
     state = make_state()
     state.form_group([1, 3])
