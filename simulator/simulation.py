@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 import grpc
 
 from protos.codec import Tensors
-from protos.errors import BadInput, FLError
+from protos.errors import BadInput, FLError, PeerLost, RunEnded
 from protos.shared_arrays import SharedArrays
 from scheduler.checkpoints import Offer
 from scheduler.messages import Layout, SimulatorInfo
@@ -45,6 +46,9 @@ from simulator.store import UserStore
 from simulator.transport import Exchanged, InMemory, Streamed, Transport, use_memory
 
 logger = logging.getLogger(__name__)
+
+# From a broken connection to the end of the watch, which tells whether the run has failed elsewhere.
+_LAST_WORDS_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class Simulation:
         self._pulled = -1
         # What went wrong here while the main thread was waiting for something else.
         self.failure: str | None = None
+        # What the scheduler's watch has ended with.
+        self._last_words: FLError | None = None
+        self._over = threading.Event()
         self._step = 0
         self._saver: PrivateSaver | None = None
         # The checkpoint this run goes on from, and who reads which of its files.
@@ -101,6 +108,16 @@ class Simulation:
             FLError: of this simulator, of the scheduler, or RunEnded.
             ShardCrash: an exception in user code.
         """
+        try:
+            self._play_run()
+        except PeerLost as lost:
+            # The scheduler may have said why the run has failed a moment before it closed its connections.
+            self._over.wait(_LAST_WORDS_SECONDS)
+            if isinstance(self._last_words, RunEnded):
+                raise self._last_words from lost
+            raise
+
+    def _play_run(self) -> None:
         self._start()
         self._join()
         if self._settings.resume is not None:
@@ -216,6 +233,8 @@ class Simulation:
         return {info.rank: info.data_address for info in self.layout.simulators}
 
     def _run_ended(self, error: FLError | None) -> None:
+        self._last_words = error
+        self._over.set()
         if error is not None:
             self._interrupt(error)
 

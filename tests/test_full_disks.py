@@ -53,11 +53,10 @@ def inside():
 def test_a_disk_that_fills_up_in_the_middle_of_a_run(inside, data, tmp_path):
     # Some 300 bytes a round, and 16 KiB that a start needs.
     done = inside(tmp_path, "size=40k", [data, "--rounds", 400, *FLAGS, "--output", tmp_path / "run"])
-    line, *hint = done.lines
+    # One line: rank 1 loses its connection, but knows why.
+    (line,) = done.lines
     assert line.startswith(f"rank 0: {tmp_path}/run/")
     assert line.endswith("cannot be written: No space left on device; the run cannot keep its record")
-    # A checkpoint may have been made before.
-    assert all(text.startswith(f"--resume {tmp_path}/run goes on after round ") for text in hint)
 
 
 def test_a_disk_that_is_full_from_the_start(inside, data, tmp_path):
