@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def read_until(process, text):
         if text in line:
             return "".join(seen)
     raise AssertionError(f"{text!r} never came:\n{''.join(seen)}")
+
+
+def wait_until(process, reached):
+    """Returns when something has come true that a running process brings about."""
+    end = time.monotonic() + TIMEOUT
+    while not reached():
+        assert time.monotonic() < end
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        assert reached(), process.stdout.read()
 
 
 def tree(process):

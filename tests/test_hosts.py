@@ -12,7 +12,21 @@ import psutil
 import pytest
 from deadly_task import ORDERS, order
 from namespaces import NETWORK, Hosts
-from running import ROOT, TINY, environment, kill_all, metrics, params, private, read_until, run, same, start, tree
+from running import (
+    ROOT,
+    TINY,
+    environment,
+    kill_all,
+    metrics,
+    params,
+    private,
+    read_until,
+    run,
+    same,
+    start,
+    tree,
+    wait_until,
+)
 from tiny_task import make_data
 
 # Keep-alive takes 7 s to find a host that is silent, the launcher has 3 s more.
@@ -107,7 +121,7 @@ def test_three_hosts_train_the_language_model_to_the_bits_of_one(hosts, tmp_path
 
 @pytest.fixture
 def hanging(request, hosts, data, tmp_path, tmp_path_factory, monkeypatch):
-    """A run on three hosts in the middle of its second round, and all its processes."""
+    """A run on three hosts in its second round, with the checkpoint of the first, and all its processes."""
     orders = tmp_path_factory.mktemp("orders")
     monkeypatch.setenv(ORDERS, str(orders))
     os.mkfifo(orders / "go")
@@ -116,6 +130,7 @@ def hanging(request, hosts, data, tmp_path, tmp_path_factory, monkeypatch):
     process = start(DEADLY, data, *RUN, "--no-shared-memory", *more, "--output", tmp_path, mpirun=hosts.mpirun())
     try:
         read_until(process, "waiting")
+        wait_until(process, (tmp_path / "checkpoints" / "step-00000001.ckpt").exists)
         yield process, tree(process)
         if process.poll() is None:
             process.send_signal(signal.SIGINT)

@@ -1,11 +1,10 @@
 """Long runs: nothing of a job grows with its rounds."""
 
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
-from running import TINY, kill_all, start, tree
+from running import TINY, kill_all, start, tree, wait_until
 from tiny_task import make_data
 
 EARLY, LATE = 300, 2_000
@@ -35,12 +34,7 @@ def measure(process):
 
 def wait_for_round(process, path, number):
     """Returns when so many rounds are in a metrics.csv."""
-    while not path.exists() or path.read_bytes().count(b"\n") <= number:
-        try:
-            process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(process.stdout.read())
+    wait_until(process, lambda: path.exists() and path.read_bytes().count(b"\n") > number)
 
 
 @pytest.mark.slow
