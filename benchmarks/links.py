@@ -12,19 +12,16 @@ The last columns tell what the links alone must take: 12 S bytes a parameter wit
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from common import HERE, machine, our_command, our_environment, round_times, run, show
+from common import ROOT, machine, show
+from scale import EXCHANGES, PULLED, PUSHED, WARM_UP, measure_time, task
 from tiny_data import write_users
 
-sys.path.append(str(HERE.parent / "tests"))
+sys.path.append(str(ROOT / "tests"))
 from namespaces import Hosts
-
-WARM_UP = 2  # rounds that are not counted
-BYTES = 12  # a parameter and simulator: 4 pulled, 8 pushed
 
 
 def read_arguments() -> argparse.Namespace:
@@ -54,29 +51,22 @@ def main() -> None:
                 hosts.set_up()
                 hosts.limit(asked.megabits)
                 never, always = (
-                    measure(hosts, folder, exchange, simulators, asked) for exchange in ("never", "always")
+                    measure_time(
+                        folder,
+                        task(
+                            folder, asked.millions, simulators, 2 * simulators, exchange, asked.rounds, hosts.mpirun()
+                        ),
+                    )
+                    for exchange in EXCHANGES
                 )
             finally:
                 hosts.tear_down()
-            one = 1e6 * asked.millions * BYTES * 8 / (1e6 * asked.megabits)
-            limits = [one * simulators, one * (2 - 1 / simulators)]
-            rows.append([f"{simulators}", *(f"{1e3 * s:.0f}" for s in (never, always)), f"{never / always:.2f}",
-                         *(f"{1e3 * s:.0f}" for s in limits)])  # fmt: skip
+            one = 1e3 * asked.millions * (PULLED + PUSHED) * 8 / asked.megabits
+            rows.append([f"{simulators}", f"{never:.0f}", f"{always:.0f}", f"{never / always:.2f}",
+                         f"{one * simulators:.0f}", f"{one * (2 - 1 / simulators):.0f}"])  # fmt: skip
     columns = ["simulators", "each with the scheduler", "among themselves", "ratio", "links alone, each", "among"]
     work = f"{asked.millions:g} million parameters, links of {asked.megabits} Mbit/s; median round outside training, ms"
     show("Simulators on hosts of their own", columns, rows, work, machine())
-
-
-def measure(hosts: Hosts, folder: Path, exchange: str, simulators: int, asked: argparse.Namespace) -> float:
-    """Seconds of the median round outside training."""
-    output = folder / f"{simulators}-{exchange}"
-    job = our_command(
-        HERE / "scale_task.py", folder / "data", "--elements", int(asked.millions * 1e6), "--rounds", asked.rounds,
-        "--sample-num", 2 * simulators, "--shards", 1, "--no-shared-memory", "--exchange", exchange, "--output", output,
-        "--checkpoint-every", 0, "--test-sampler", "none", "--progress", "none", launcher=hosts.mpirun(),
-    )  # fmt: skip
-    run(job, our_environment())
-    return statistics.median(row["seconds"] - row["train"] for row in round_times(output)[WARM_UP:])
 
 
 if __name__ == "__main__":

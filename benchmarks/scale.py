@@ -48,12 +48,16 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
-def task(folder: Path, millions: float, simulators: int, users: int, exchange: str, rounds: int) -> list[str]:
-    """The command line of a run, whose record goes to `folder`/record."""
+def task(
+    folder: Path, millions: float, simulators: int, users: int, exchange: str, rounds: int,
+    launcher: Sequence[str] | None = None,
+) -> list[str]:  # fmt: skip
+    """The command line of a run under mpirun or another launcher; its record goes to `folder`/record."""
     return our_command(
         HERE / "scale_task.py", folder / "data", "--elements", int(millions * 1e6), "--sample-num", users,
         "--rounds", rounds, "--shards", 1, "--no-shared-memory", "--exchange", exchange, "--checkpoint-every", 0,
         "--test-sampler", "none", "--progress", "none", "--output", folder / "record", ranks=simulators + 1,
+        launcher=launcher,
     )  # fmt: skip
 
 

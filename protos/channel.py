@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from protos.certificates import NAME, Credentials
-from protos.errors import FLError, clipped, from_rpc
+from protos.errors import FLError, PeerLost, clipped, from_rpc
 from protos.patience import Patience, StreamBroken
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ _SERVER = [
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
 ]
 
+# How often a call that waits looks whether its caller still does.
+LOOK_SECONDS = 1.0
+
 # A call ends this soon after its stream, if that is why the stream ended.
 END_SECONDS = 0.02
 
@@ -52,6 +55,31 @@ def caller_is_there() -> bool:
     """Whether somebody still waits for the answer that this thread makes; True where it answers no call."""
     context = _CALL.get()
     return context is None or bool(context.is_active())
+
+
+def wait_in_call(
+    changed: threading.Condition, ready: Callable[[], bool], failure: Callable[[], FLError | None]
+) -> None:
+    """Waits on a condition, whose lock is held, as long as somebody still waits for the answer.
+
+    Args:
+        changed: notified when there may be news.
+        ready: what is waited for.
+        failure: what ends the wait instead, if anything does.
+
+    Raises:
+        FLError: the failure.
+        PeerLost: the caller is gone.
+    """
+    while True:
+        error = failure()
+        if error is not None:
+            raise error
+        if ready():
+            return
+        if not caller_is_there():
+            raise PeerLost("the caller went away while it waited")
+        changed.wait(LOOK_SECONDS)
 
 
 def confirm_end(context: grpc.ServicerContext) -> None:

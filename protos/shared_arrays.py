@@ -27,8 +27,8 @@ from protos.errors import FLError, NotFound
 
 _ALIGN = 64
 _TOKEN_BYTES = 16
-# Machines on which one process sees another's writes in the order in which they were made.
-_IN_ORDER = ("x86_64", "AMD64")
+# Whether this machine is one on which a process sees another's writes in the order in which they were made.
+_IN_ORDER = platform.machine() in ("x86_64", "AMD64")
 _REMEDY = "free memory, or raise the limits of memory and open files of this job"
 
 
@@ -112,7 +112,7 @@ class SharedArrays:
 
     def stamped(self, number: int) -> bool:
         """Whether the arrays are known to be those of this number or a later one; False where it cannot be told."""
-        return platform.machine() in _IN_ORDER and bool(self._stamp[0] >= number)
+        return _IN_ORDER and bool(self._stamp[0] >= number)
 
     def handle(self) -> MemoryHandle:
         """How another process of this machine finds this memory."""

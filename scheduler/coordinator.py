@@ -6,15 +6,14 @@ rank hangs behind another that is gone.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from protos.channel import caller_is_there
+from protos.channel import wait_in_call
 from protos.codec import MAX_NAME, Tensors, TensorSpec
-from protos.errors import AlreadyDone, BadInput, FLError, NotFound, PeerLost, RunEnded, TooLarge, WrongState
+from protos.errors import AlreadyDone, BadInput, FLError, NotFound, RunEnded, TooLarge, WrongState
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
 from scheduler.checkpoints import Offer, Schedule, Segment
@@ -25,14 +24,10 @@ from scheduler.round_state import MAX_AHEAD, RoundState
 from scheduler.rounds import RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round
 
-logger = logging.getLogger(__name__)
-
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD
 # Of one simulator: calls that wait at once, beside its watch; bytes posted that not all have read.
 MAX_WAITING = 4
-# How often a call that waits looks whether its caller still does.
-LOOK_SECONDS = 1.0
 # Of what a failed simulator says; a whole traceback.
 MAX_FAILURE = 64 << 10
 
@@ -397,11 +392,4 @@ class Coordinator:
         self._news.wake()
 
     def _wait(self, ready: Callable[[], bool], reason: threading.Condition | None = None) -> None:
-        while True:
-            if self._failure is not None:
-                raise RunEnded(self._failure)
-            if ready():
-                return
-            if not caller_is_there():
-                raise PeerLost("the caller went away while it waited")
-            (reason or self._changed).wait(LOOK_SECONDS)
+        wait_in_call(reason or self._changed, ready, lambda: None if self._failure is None else RunEnded(self._failure))

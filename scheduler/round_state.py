@@ -151,15 +151,20 @@ class RoundState:
         Raises:
             WrongState: it is in no group.
         """
-        if self._peers is None or rank not in self._peers:
+        peers = self._peers_of(rank)
+        if peers is None:
             raise WrongState(f"rank {rank} has no part of the parameters: it is in no group that exchanges")
-        return self._peers.parts.views(self._need_params(), rank)
+        return peers.parts.views(self._need_params(), rank)
+
+    def _peers_of(self, rank: int) -> PeerSums | None:
+        """The sums of the group that a simulator belongs to; None if it deals with the scheduler alone."""
+        return self._peers if self._peers is not None and rank in self._peers else None
 
     def push_specs(self, rank: int, at: Round) -> dict[str, TensorSpec]:
         """What the tensors of a simulator's push must look like; none where nobody has trained. Raises as `push`."""
-        share = self._on(self._open, rank, at).share_of(rank, at)
-        if self._peers is not None and rank in self._peers:
-            return self._peers.parts.specs(rank, "int64") if any(share.sizes) else {}
+        share, peers = self._on(self._open, rank, at).share_of(rank, at), self._peers_of(rank)
+        if peers is not None:
+            return peers.parts.specs(rank, "int64") if any(share.sizes) else {}
         return {name: TensorSpec("int64", spec.shape) for name, spec in self.param_specs().items() if share.uids}
 
     def param_specs(self) -> dict[str, TensorSpec]:
@@ -291,15 +296,16 @@ class RoundState:
         round_.check_results(rank, at, results)
         if not self.rules.federated:
             raise WrongState("this run trains without federation: it takes parameters, not deltas")
-        if bool(sums) != bool(self.push_specs(rank, at)):
+        peers = self._peers_of(rank)
+        expected = results if peers is None else self.push_specs(rank, at)
+        if bool(sums) != bool(expected):
             raise BadInput(f"rank {rank} pushed {len(results)} users but {len(sums)} sums")
-        grouped = self._peers is not None and rank in self._peers
         if len(sums) > self._lanes[rank]:
             raise BadInput(f"rank {rank} pushed {len(sums)} sums, it has {self._lanes[rank]} shards")
-        if grouped and not all(each.streamed for each in sums):
+        if peers is not None and not all(each.streamed for each in sums):
             raise BadInput(f"rank {rank} pushed its shards' own sums; those of its group are expected")
         for each in sums:
-            each.check(share_bound(round_.peer_users if grouped else len(results), len(round_.cohort)))
+            each.check(share_bound(len(results) if peers is None else round_.peer_users, len(round_.cohort)))
         arrived = round_.arrive(rank, results, timings, self._clock())
         for each in sums:
             self._add_sums(rank, each)
@@ -307,8 +313,9 @@ class RoundState:
 
     def _add_sums(self, rank: int, new: Sums) -> None:
         """Keeps a push until the last is in; streamed ones are added up, so that memory does not grow with them."""
-        if self._peers is not None and rank in self._peers:
-            self._peers.put(rank, new)
+        peers = self._peers_of(rank)
+        if peers is not None:
+            peers.put(rank, new)
             return
         for held in self._sums:
             if held.streamed and new.streamed:

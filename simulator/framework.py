@@ -18,7 +18,7 @@ from protos.errors import BadInput, FLError, InternalError, RunEnded
 from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
 from scheduler.coordinator import Coordinator
 from scheduler.messages import Layout
-from scheduler.metrics import ratio, reduce_metrics, user_spread
+from scheduler.metrics import TIMES, ratio, reduce_metrics, user_spread
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules
 from scheduler.samplers import NoTestSampler, Sampler, TestSampler
 from scheduler.scheduler_server import start_scheduler_server
@@ -236,7 +236,7 @@ class _SchedulerService:
         self._last_test: RoundRecord | None = None
         # The last checkpoint that is whole.
         self._safe: int | None = max(self._found, default=None)
-        self._seconds = dict.fromkeys(("seconds", "train", "pull", "push", "wait"), 0.0)
+        self._seconds = dict.fromkeys(TIMES, 0.0)
         self._rounds = 0
         schedule = Schedule(settings.checkpoint_every)
         self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule)
@@ -264,7 +264,7 @@ class _SchedulerService:
         if record.phase == TRAIN:
             self._rounds += 1
             self._seconds["seconds"] += record.seconds
-            for part in ("train", "pull", "push", "wait"):
+            for part in TIMES[1:]:
                 self._seconds[part] += getattr(record.timings, part)
         elif record.phase == TEST:
             self._last_test = record

@@ -12,16 +12,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from protos.channel import caller_is_there
+from protos.channel import wait_in_call
 from protos.codec import Tensors, TensorSpec
-from protos.errors import AlreadyDone, FLError, NotFound, PeerLost, WrongState
+from protos.errors import AlreadyDone, FLError, NotFound, WrongState
 from scheduler.aggregation import Sums, share_bound
 from scheduler.parts import Parts
 from scheduler.rounds import Share
 from scheduler.samplers import Round
-
-# How often a call that waits looks whether its caller still does.
-LOOK_SECONDS = 1.0
 
 
 class Meeting:
@@ -173,11 +170,4 @@ class Meeting:
         self._changed.notify_all()
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        while True:
-            if self._error is not None:
-                raise self._error
-            if ready():
-                return
-            if not caller_is_there():
-                raise PeerLost("the caller went away while it waited")
-            self._changed.wait(LOOK_SECONDS)
+        wait_in_call(self._changed, ready, lambda: self._error)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import FLError, NotFound
@@ -21,21 +21,23 @@ from simulator.shard_pool import ShardPool
 logger = logging.getLogger(__name__)
 
 
-class Transport(Protocol):
+class Transport(ABC):
     """One of the ways below; the bits of a run do not depend on which.
 
     Attributes:
         shards_see_it: whether shards find out by themselves that the parameters of the next round are there.
     """
 
-    shards_see_it: bool
+    shards_see_it = False
 
+    @abstractmethod
     def pull(self, step: int) -> None:
         """Has the shared parameters before round `step` where the shards read them."""
 
-    def begin(self, at: Round, share: Share) -> None:
+    def begin(self, at: Round, share: Share) -> None:  # noqa: B027 - most have nothing to do
         """A round's users are known."""
 
+    @abstractmethod
     def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
         """Brings the sums of a share that is trained to the scheduler; returns when the round is over.
 
@@ -49,10 +51,10 @@ class Transport(Protocol):
             Whether a checkpoint is made of the state after the round.
         """
 
-    def fail(self, error: FLError) -> None:
-        """The run has failed: ends all waiting; called from another thread."""
+    def fail(self, error: FLError) -> None:  # noqa: B027
+        """The run has failed: ends all waiting but that for the scheduler; called from another thread."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Closes connections of its own."""
 
 
@@ -68,7 +70,7 @@ def use_memory(client: SchedulerClient, pool: ShardPool, shared: Mapping[str, Te
     return True
 
 
-class InMemory:
+class InMemory(Transport):
     """On the scheduler's machine: nothing is copied, shards and scheduler read each other's memory."""
 
     shards_see_it = True
@@ -79,26 +81,15 @@ class InMemory:
     def pull(self, step: int) -> None:
         """Nothing: the shards read the scheduler's own parameters."""
 
-    def begin(self, at: Round, share: Share) -> None:
-        """Nothing."""
-
     def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
         """Tells where the sums are."""
         timings = _Pushing(done.timings, pulled)
         handles = self._pool.sum_handles if share.uids else []
         return self._client.fedavg_update_in_memory(at, done.results, timings(), handles)
 
-    def fail(self, error: FLError) -> None:
-        """Nothing: no wait but the scheduler's answer, which comes."""
 
-    def close(self) -> None:
-        """Nothing."""
-
-
-class Streamed:
+class Streamed(Transport):
     """Over the connection to the scheduler."""
-
-    shards_see_it = False
 
     def __init__(self, client: SchedulerClient, pool: ShardPool, params: Tensors) -> None:
         self._client, self._pool, self._params = client, pool, params
@@ -107,26 +98,15 @@ class Streamed:
         """All parameters come from the scheduler."""
         self._client.get_global_params(step, into=self._params)
 
-    def begin(self, at: Round, share: Share) -> None:
-        """Nothing."""
-
     def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
         """The sums of this simulator go to the scheduler."""
         timings = _Pushing(done.timings, pulled)
         sums = self._pool.reduce_sums() if share.uids else {}
         return self._client.fedavg_update(at, done.results, timings, sums)
 
-    def fail(self, error: FLError) -> None:
-        """Nothing: no wait but the scheduler's answer, which comes."""
 
-    def close(self) -> None:
-        """Nothing."""
-
-
-class Exchanged:
+class Exchanged(Transport):
     """Over the connections of a group of simulators: each deals with the scheduler for its part only."""
-
-    shards_see_it = False
 
     def __init__(self, client: SchedulerClient, pool: ShardPool, params: Tensors, group: PeerGroup) -> None:
         self._client, self._pool, self._params, self._group = client, pool, params, group
