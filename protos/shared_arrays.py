@@ -27,8 +27,8 @@ from protos.errors import FLError, NotFound
 
 _ALIGN = 64
 _TOKEN_BYTES = 16
-# Whether this machine is one on which a process sees another's writes in the order in which they were made.
-_IN_ORDER = platform.machine() in ("x86_64", "AMD64")
+# Machines on which a process sees another's writes in the order in which they were made.
+_IN_ORDER = ("x86_64", "AMD64")
 _REMEDY = "free memory, or raise the limits of memory and open files of this job"
 
 
@@ -102,6 +102,7 @@ class SharedArrays:
             raise FLError(f"{size} bytes of shared memory cannot be mapped: {error.strerror}; {_REMEDY}") from error
         self.arrays: Tensors = {name: _view(self._map, spec, offsets[name]) for name, spec in specs.items()}
         self._stamp = np.frombuffer(self._map, np.int64, 1, _TOKEN_BYTES)
+        self._in_order = platform.machine() in _IN_ORDER
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -112,7 +113,7 @@ class SharedArrays:
 
     def stamped(self, number: int) -> bool:
         """Whether the arrays are known to be those of this number or a later one; False where it cannot be told."""
-        return _IN_ORDER and bool(self._stamp[0] >= number)
+        return self._in_order and bool(self._stamp[0] >= number)
 
     def handle(self) -> MemoryHandle:
         """How another process of this machine finds this memory."""
