@@ -26,7 +26,7 @@ from scheduler.samplers import Round
 
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD
-# Of one simulator: calls that wait at once, beside its watch; bytes posted that not all have read.
+# Of one simulator: calls that wait at once, beside its watch.
 MAX_WAITING = 4
 # Of what a failed simulator says; a whole traceback.
 MAX_FAILURE = 64 << 10
@@ -176,11 +176,11 @@ class Coordinator:
             state.check_teller(rank, date, split)
 
     def set_initial(self, params: Tensors, private: Sequence[str]) -> None:
-        """See `RoundState.set_initial`."""
+        """See `GlobalModel.set_initial`."""
         with self._round_state() as state:
-            state.set_initial(params, private)
+            state.model.set_initial(params, private)
             if self._news.saves:
-                state.make_room()
+                state.model.make_room()
             self._tell_at_once(lambda: self._listener.on_initial(params))
             self._wake()
 
@@ -192,7 +192,7 @@ class Coordinator:
             state.check_unbegun()
             self._streams[rank] = streams
             if len(self._streams) == len(self._ranks):
-                self._wait(lambda: state.params is not None)
+                self._wait(lambda: state.model.params is not None)
                 self._group = state.form_group([r for r in self._ranks if self._streams[r]])
                 self._wake()
             self._wait(lambda: self._group is not None)
@@ -202,27 +202,26 @@ class Coordinator:
         """The shared parameters before round `step`, or a simulator's part of them, waiting until they are made."""
         with self._turn(rank), self._round_state() as state:
             self._check_near(state, step)
-            self._wait(lambda: state.params is not None and state.step >= step)
+            self._wait(lambda: state.model.params is not None and state.step >= step)
             if state.step != step:
                 raise WrongState(f"the parameters before round {step} are gone: round {state.step} is due")
-            assert state.params is not None
-            return state.part(rank) if part else state.params
+            return state.part(rank) if part else state.model.need_params()
 
     def memory(self, rank: int) -> MemoryHandle:
-        """See `RoundState.memory`; waits until the initial parameters are there."""
+        """See `GlobalModel.memory`; waits until the initial parameters are there."""
         with self._turn(rank), self._round_state() as state:
-            self._wait(lambda: state.params is not None)
-            return state.memory()
+            self._wait(lambda: state.model.params is not None)
+            return state.model.memory()
 
     def final_params(self) -> Tensors:
         """The shared parameters as they are."""
         with self._round_state() as state:
-            return state.params or {}
+            return state.model.params or {}
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raises Forbidden if one is private."""
         with self._round_state() as state:
-            state.check_names(names)
+            state.model.check_names(names)
 
     def push_specs(self, rank: int, at: Round) -> dict[str, TensorSpec]:
         """See `RoundState.push_specs`."""
@@ -232,7 +231,7 @@ class Coordinator:
     def param_specs(self) -> dict[str, TensorSpec] | None:
         """What the shared parameters look like; None before there are any."""
         with self._round_state() as state:
-            return state.param_specs() if state.params is not None else None
+            return state.model.specs() if state.model.params is not None else None
 
     # -- rounds ------------------------------------------------------------------
 

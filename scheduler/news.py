@@ -12,6 +12,7 @@ from typing import Protocol
 from protos.codec import Tensors
 from protos.errors import AlreadyDone, FLError, TooLarge, WrongState
 from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
+from scheduler.global_model import GlobalModel
 from scheduler.messages import Layout
 from scheduler.round_state import RoundState
 from scheduler.rounds import RoundRecord
@@ -54,7 +55,7 @@ class _Parts:
     """A checkpoint on its way: the scheduler's part, and each simulator's files of private parameters."""
 
     snapshot: Snapshot
-    state: RoundState
+    model: GlobalModel
     segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
 
 
@@ -119,8 +120,8 @@ class News:
         # By time, never two at once; by rounds, whenever one is due.
         if state is not None and (not self._parts or self._schedule.every) and self._schedule.due(state.step):
             self.checkpoint_step = state.step
-            snapshot = state.snapshot(record.at.date)
-            self._parts[state.step] = _Parts(snapshot, state)
+            snapshot = state.model.snapshot(state.step, record.at.date)
+            self._parts[state.step] = _Parts(snapshot, state.model)
             self._untold.append(snapshot)
             self._finish_checkpoint(state.step)
         if len(self._untold) == 1 or self._is_urgent():
@@ -200,5 +201,5 @@ class News:
             with self._more:
                 self._schedule.finished()
                 del self._parts[step]
-                news.state.reuse(news.snapshot)
+                news.model.reuse(news.snapshot)
                 self._on_room()

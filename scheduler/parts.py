@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-import numpy as np
-
 from protos.codec import Array, Tensors, TensorSpec
-from scheduler.aggregation import Sums
 
 # When simulators exchange among themselves: where it pays, or wherever they can, or not at all.
 Exchange = Literal["auto", "always", "never"]
@@ -83,24 +80,3 @@ class Parts:
     def views(self, arrays: Mapping[str, Array], rank: int) -> Tensors:
         """A simulator's part of arrays with the shapes of the parameters, C-contiguous: flat views."""
         return {name: arrays[name].reshape(-1)[r.start : r.stop] for name, r in self._ranges[rank].items()}
-
-
-class PeerSums:
-    """The parts of a group's sums, put together for the server step.
-
-    Args:
-        specs: of all shared parameters.
-        group: ranks that exchange among themselves.
-    """
-
-    def __init__(self, specs: Mapping[str, TensorSpec], group: Iterable[int]) -> None:
-        self.parts = Parts(specs, group)
-        self.whole = Sums.whole({name: np.zeros(spec.shape, np.int64) for name, spec in specs.items()})
-
-    def __contains__(self, rank: int) -> bool:
-        return rank in self.parts.group
-
-    def put(self, rank: int, sums: Sums) -> None:
-        """Takes a simulator's part; each round all come anew."""
-        for name, target in self.parts.views(self.whole.totals, rank).items():
-            target[...] = sums.totals[name]

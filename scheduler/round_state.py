@@ -7,21 +7,23 @@ last push makes the server step and yields a `RoundRecord`.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from protos.codec import Tensors, TensorSpec, specs
-from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
-from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
-from scheduler.aggregation import Sums, mean_factor, scale_exponent, share_bound, total_weight
-from scheduler.checkpoints import Snapshot, copy_into
+from protos.codec import Tensors, TensorSpec
+from protos.errors import BadInput, NotFound, WrongState
+from scheduler.aggregation import Sums, mean_factor, scale_exponent, total_weight
+from scheduler.checkpoints import Snapshot
 from scheduler.day_users import DayUsers
+from scheduler.global_model import GlobalModel
 from scheduler.metrics import UserResult
 from scheduler.open_round import OpenRound, where
-from scheduler.parts import PeerSums, make_group
+from scheduler.parts import make_group
 from scheduler.placement import place
+from scheduler.pushed_sums import PushedSums
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round, UserTable, check_cohort
 
@@ -42,8 +44,7 @@ class RoundState:
 
     def __init__(self, rules: Rules, lanes: Mapping[int, int], clock: Clock = time.perf_counter) -> None:
         self.rules = rules
-        self.params: Tensors | None = None
-        self.private: frozenset[str] = frozenset()
+        self.model = GlobalModel(rules.optimizer)
         self.step = 0
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
@@ -52,13 +53,8 @@ class RoundState:
         # The round that is due and those after it whose users are known, by step.
         self._known: dict[int, OpenRound] = {}
         self._test: OpenRound | None = None
-        self._sums: list[Sums] = []
-        # Of the simulators that exchange among themselves.
-        self._peers: PeerSums | None = None
+        self._pushed = PushedSums(self._lanes)
         self._last_end: float | None = None
-        self._restored: Snapshot | None = None
-        # Memory for snapshots that is free: parameters and the optimizer's state.
-        self._room: list[tuple[Tensors, Tensors]] = []
 
     # -- users ---------------------------------------------------------------
 
@@ -88,41 +84,6 @@ class RoundState:
 
     # -- parameters ----------------------------------------------------------
 
-    def set_initial(self, params: Tensors, private: Iterable[str]) -> None:
-        """Takes the initial shared parameters and the names that are private.
-
-        Raises:
-            AlreadyDone: they are there.
-            Forbidden: a private parameter is among them.
-            BadInput: none, or NaN or infinity in one.
-        """
-        if self.params is not None:
-            raise AlreadyDone("the initial parameters are already set")
-        private = frozenset(private)
-        for name, value in params.items():
-            if name in private:
-                raise Forbidden(f"parameter {name!r} is private: the scheduler never takes it")
-            if value.dtype.kind != "f":
-                raise BadInput(f"parameter {name!r} is {value.dtype}: shared parameters are floating-point")
-            if not np.isfinite(value).all():
-                raise BadInput(f"initial parameter {name!r} holds NaN or infinity")
-        if not params:
-            raise BadInput("the model has no shared parameters: nothing would be learned together")
-        if self._restored is not None:
-            _check_model(self._restored, params, private)
-            params = self._restored.params
-        self._memory = SharedArrays(unnamed_file("flsim-global"), specs(params), create=True)
-        for name, value in params.items():
-            # Without -0.0, which adding nothing would turn into 0.0.
-            np.add(value, 0.0, out=self._memory[name])
-        self._memory.stamp(self.step)
-        self.params, self.private = self._memory.arrays, private
-
-    def memory(self) -> MemoryHandle:
-        """Where simulators of this machine find the shared parameters."""
-        self._need_params()
-        return self._memory.handle()
-
     def form_group(self, streaming: Sequence[int]) -> tuple[int, ...]:
         """Decides which simulators exchange among themselves, before any users are known.
 
@@ -133,11 +94,11 @@ class RoundState:
             Their ranks; none if each deals with the scheduler alone.
         """
         self.check_unbegun()
-        specs = self.param_specs()
-        numbers = sum(value.size for value in self._need_params().values())
+        specs = self.model.specs()
+        numbers = sum(math.prod(spec.shape) for spec in specs.values())
         group = make_group(streaming, numbers, self.rules.exchange) if self.rules.federated else ()
         if group:
-            self._peers = PeerSums(specs, group)
+            self._pushed.form_group(group, specs)
         return group
 
     def check_unbegun(self) -> None:
@@ -146,66 +107,26 @@ class RoundState:
             raise WrongState("simulators choose how they exchange before any day is loaded")
 
     def part(self, rank: int) -> Tensors:
-        """A simulator's part of the shared parameters, flat.
-
-        Raises:
-            WrongState: it is in no group.
-        """
-        peers = self._peers_of(rank)
-        if peers is None:
-            raise WrongState(f"rank {rank} has no part of the parameters: it is in no group that exchanges")
-        return peers.parts.views(self._need_params(), rank)
-
-    def _peers_of(self, rank: int) -> PeerSums | None:
-        """The sums of the group that a simulator belongs to; None if it deals with the scheduler alone."""
-        return self._peers if self._peers is not None and rank in self._peers else None
+        """A simulator's part of the shared parameters, flat; raises WrongState if it is in no group."""
+        return self._pushed.part(rank, self.model.need_params())
 
     def push_specs(self, rank: int, at: Round) -> dict[str, TensorSpec]:
         """What the tensors of a simulator's push must look like; none where nobody has trained. Raises as `push`."""
-        share, peers = self._on(self._open, rank, at).share_of(rank, at), self._peers_of(rank)
-        if peers is not None:
-            return peers.parts.specs(rank, "int64") if any(share.sizes) else {}
-        return {name: TensorSpec("int64", spec.shape) for name, spec in self.param_specs().items() if share.uids}
-
-    def param_specs(self) -> dict[str, TensorSpec]:
-        """What the shared parameters look like."""
-        return specs(self._need_params())
-
-    def check_names(self, names: Iterable[str]) -> None:
-        """Raises Forbidden if a name is private."""
-        for name in names:
-            if name in self.private:
-                raise Forbidden(f"parameter {name!r} is private: the scheduler never takes it")
+        share = self._on(self._open, rank, at).share_of(rank, at)
+        return self._pushed.specs(rank, share, self.model.specs())
 
     # -- checkpoints -----------------------------------------------------------
 
-    def snapshot(self, date: str) -> Snapshot:
-        """A copy of the state after the last round of the day so far; `reuse` gives its memory back."""
-        params, optimizer = self._room.pop() if self._room else ({}, {})
-        copy_into(params, self._need_params())
-        copy_into(optimizer, self.rules.optimizer.state_dict())
-        return Snapshot(self.step, date, params, optimizer, tuple(sorted(self.private)))
-
-    def make_room(self) -> None:
-        """Takes the memory of a snapshot now: what a run needs shows at its start, and does not grow later."""
-        params: Tensors = {}
-        copy_into(params, self._need_params())
-        self._room.append((params, {}))
-
-    def reuse(self, snapshot: Snapshot) -> None:
-        """Nobody needs a snapshot any more: the next one takes its memory."""
-        self._room.append((snapshot.params, snapshot.optimizer))
-
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes on from a snapshot; its parameters are taken when the model is known.
+        """Goes on from a snapshot; see `GlobalModel.restore`.
 
         Raises:
             WrongState: the run has begun.
         """
-        if self.params is not None or self.users.begun:
+        if self.model.params is not None or self.users.begun:
             raise WrongState("a checkpoint can be restored only before anything else")
-        self._restored, self.step = snapshot, snapshot.step
-        self.rules.optimizer.load_state_dict(snapshot.optimizer)
+        self.step = snapshot.step
+        self.model.restore(snapshot)
 
     # -- rounds --------------------------------------------------------------
 
@@ -296,33 +217,11 @@ class RoundState:
         round_.check_results(rank, at, results)
         if not self.rules.federated:
             raise WrongState("this run trains without federation: it takes parameters, not deltas")
-        peers = self._peers_of(rank)
-        expected = results if peers is None else self.push_specs(rank, at)
-        if bool(sums) != bool(expected):
-            raise BadInput(f"rank {rank} pushed {len(results)} users but {len(sums)} sums")
-        if len(sums) > self._lanes[rank]:
-            raise BadInput(f"rank {rank} pushed {len(sums)} sums, it has {self._lanes[rank]} shards")
-        if peers is not None and not all(each.streamed for each in sums):
-            raise BadInput(f"rank {rank} pushed its shards' own sums; those of its group are expected")
-        for each in sums:
-            each.check(share_bound(len(results) if peers is None else round_.peer_users, len(round_.cohort)))
+        self._pushed.check(rank, round_, sums)
         arrived = round_.arrive(rank, results, timings, self._clock())
         for each in sums:
-            self._add_sums(rank, each)
+            self._pushed.add(rank, each)
         return self._finish_round(round_) if arrived else None
-
-    def _add_sums(self, rank: int, new: Sums) -> None:
-        """Keeps a push until the last is in; streamed ones are added up, so that memory does not grow with them."""
-        peers = self._peers_of(rank)
-        if peers is not None:
-            peers.put(rank, new)
-            return
-        for held in self._sums:
-            if held.streamed and new.streamed:
-                for name, total in held.totals.items():
-                    np.add(total, new.totals[name], out=total)
-                return
-        self._sums.append(new)
 
     def replace(
         self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors
@@ -345,8 +244,7 @@ class RoundState:
             round_.arrive(
                 other, results if other == rank else (), timings if other == rank else Timings(), self._clock()
             )
-        for name, value in params.items():
-            self._need_params()[name][...] = value
+        self.model.replace(params)
         return self._close_round(round_)
 
     # -- evaluation ----------------------------------------------------------
@@ -383,11 +281,6 @@ class RoundState:
 
     # -- inside --------------------------------------------------------------
 
-    def _need_params(self) -> Tensors:
-        if self.params is None:
-            raise WrongState("the initial parameters are not set yet")
-        return self.params
-
     def check_rank(self, rank: int) -> None:
         """Raises NotFound if a rank is no simulator."""
         if rank not in self._lanes:
@@ -406,8 +299,7 @@ class RoundState:
         placed = [list(range(len(cohort))), *([] for _ in lanes[1:])] if in_order else place(counts, lanes)
         exponent = scale_exponent(sum(counts) if self.rules.optimizer.weighted else len(cohort))
         by_rank = dict(zip(self._lanes, placed, strict=True))
-        group = self._peers.parts.group if self._peers is not None else ()
-        sizes = tuple(len(by_rank[rank]) for rank in group)
+        sizes = tuple(len(by_rank[rank]) for rank in self._pushed.group)
         shares = {
             rank: Share(tuple(cohort[i] for i in mine), tuple(counts[i] for i in mine), exponent, len(cohort), sizes)
             for rank, mine in by_rank.items()
@@ -428,31 +320,15 @@ class RoundState:
 
     def _finish_round(self, round_: OpenRound) -> RoundRecord:
         factor = mean_factor(total_weight(r.weight for r in round_.results), round_.exponent)
-        sums = [*self._sums]
-        if self._peers is not None and round_.peer_users:
-            sums.append(self._peers.whole)
-        for name, value in self._need_params().items():
-            self.rules.optimizer.apply(name, value, sums, factor, len(round_.cohort))
-        self._sums.clear()
+        self.model.move(self._pushed.take(round_), factor, len(round_.cohort))
         return self._close_round(round_)
 
     def _close_round(self, round_: OpenRound) -> RoundRecord:
         self.step += 1
         # Shards of this machine that wait for it begin with their next users.
-        self._memory.stamp(self.step)
+        self.model.stamp(self.step)
         self._last_end = self._clock()
         del self._known[round_.at.step]
         if self._open is not None:
             self._open.started = self._last_end
         return round_.record(self._last_end, self._lanes)
-
-
-def _check_model(restored: Snapshot, params: Tensors, private: frozenset[str]) -> None:
-    """Raises BadInput if a checkpoint is of another model."""
-    for name in (*restored.params, *params):
-        old, new = (str(TensorSpec.of(held[name])) if name in held else "missing" for held in (restored.params, params))
-        if old != new:
-            raise BadInput(f"parameter {name!r} is {new} in the model and {old} in the checkpoint")
-    for name in sorted(set(private) ^ set(restored.private)):
-        where = "the model" if name in private else "the checkpoint"
-        raise BadInput(f"parameter {name!r} is private only in {where}")

@@ -346,7 +346,7 @@ def test_the_same_users_in_turn_do_not_need_the_exchange(reference, tmp_path):
 def make_state(exchange="always"):
     plan = FixedSampler([["a", "b"], ["a", "b"]])
     state = RoundState(Rules(0, plan, AllTestSampler(), FedAvg(1.0), exchange=exchange, rounds=2), {1: 1, 2: 1, 3: 1})
-    state.set_initial({"w": np.array([1, 2, 3, 4], np.float32)}, [])
+    state.model.set_initial({"w": np.array([1, 2, 3, 4], np.float32)}, [])
     return state
 
 
@@ -378,7 +378,7 @@ def test_the_scheduler_takes_parts_of_a_group_and_whole_sums_of_the_others():
         assert push(state, 3, step, [6, 8]) is None
         assert push(state, 2, step, [0, 2, 0, 2]).at == at(step)
     # Each round adds (2, 4 + 2, 6, 8 + 2) / 2.
-    assert state.params["w"].tolist() == [1 + 2, 2 + 6, 3 + 6, 4 + 10]
+    assert state.model.params["w"].tolist() == [1 + 2, 2 + 6, 3 + 6, 4 + 10]
 
 
 def test_a_group_without_users_in_a_round_pushes_nothing():
@@ -391,7 +391,7 @@ def test_a_group_without_users_in_a_round_pushes_nothing():
         assert push(state, 3, step) is None
         assert push(state, 1, step, [2, 2, 2, 2]) is None
         push(state, 2, step, [0, 0, 0, 2])
-    assert state.params["w"].tolist() == [1 + 2, 2 + 2, 3 + 2, 4 + 4]
+    assert state.model.params["w"].tolist() == [1 + 2, 2 + 2, 3 + 2, 4 + 4]
 
 
 def test_the_scheduler_holds_a_group_to_its_parts():

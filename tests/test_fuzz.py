@@ -140,7 +140,7 @@ class Alone:
 
     def __init__(self):
         self._state = RoundState(make_rules(), {1: 1, 2: 1})
-        self._state.set_initial(START, ["mine"])
+        self._state.model.set_initial(START, ["mine"])
         self._state.add_user_counts(1, DAY, "train", COUNTS)
         self._state.add_user_counts(2, DAY, "train", {})
 
@@ -152,7 +152,7 @@ class Alone:
                 share = self._state.train_shares(rank, at(step))[step]
                 sums = [Sums.whole(sums_of(share, step))] if share.uids else []
                 self._state.push(rank, at(step), results_of(share), NO_TIME, sums)
-        return self._state.params["w"]
+        return self._state.model.params["w"]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def make_state(*, lanes=None, optimizer=None, federated=True, sampler=None, cloc
     )
     state = RoundState(rules, lanes or {1: 1, 2: 1}, clock or FakeClock())
     if ready:
-        state.set_initial({"w": np.array([1.0, 2.0], np.float32)}, ["mine"])
+        state.model.set_initial({"w": np.array([1.0, 2.0], np.float32)}, ["mine"])
         report_users(state)
     return state
 
@@ -102,7 +102,7 @@ def test_a_round_of_two_simulators_by_hand():
     assert share(state, 2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3)
     assert state.push_specs(1, at()) == {"w": TensorSpec("int64", (2,))}
     assert state.push(1, at(), [result("a", loss=(8.0, 4.0))], NO_TIME, sums(4, 0)) is None
-    assert (state.step, state.params["w"].tolist()) == (0, [1.0, 2.0])
+    assert (state.step, state.model.params["w"].tolist()) == (0, [1.0, 2.0])
 
     two = [result("c", loss=(1.0, 2.0)), result("b", loss=(3.0, 2.0))]
     record = state.push(2, at(), two, NO_TIME, sums(-2, 6))
@@ -110,19 +110,19 @@ def test_a_round_of_two_simulators_by_hand():
     assert [r.uid for r in record.results] == list(PLAN[0])
     assert [r.metrics["loss"] for r in record.results] == [(3.0, 2.0), (8.0, 4.0), (1.0, 2.0)]
     assert state.step == 1
-    assert state.params["w"].dtype == np.float32
-    assert state.params["w"].tolist() == [1.5, 3.5]
+    assert state.model.params["w"].dtype == np.float32
+    assert state.model.params["w"].tolist() == [1.5, 3.5]
 
 
 def test_the_next_round_starts_from_empty_sums():
     """Second round: only d (9) moves, by [1, -1]; b (2) does not: mean [9/11, -9/11], exponent 4."""
     state = make_state(optimizer=FedAvg(1.0))
     play_first(state)
-    assert state.params["w"].tolist() == [1.25, 2.75]
+    assert state.model.params["w"].tolist() == [1.25, 2.75]
     assert share(state, 1, DAY, 2, 1) == Share(("d",), (9,), 4, 2)
     state.push(1, at(2, 1), [result("d")], NO_TIME, sums(9, -9, exponent=4))
     state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4))
-    assert state.params["w"] == pytest.approx([1.25 + 9 / 11, 2.75 - 9 / 11], rel=1e-7)
+    assert state.model.params["w"] == pytest.approx([1.25 + 9 / 11, 2.75 - 9 / 11], rel=1e-7)
 
 
 def play_first(state):
@@ -137,12 +137,12 @@ def test_sum_weighs_every_user_once():
     assert share(state, 1, DAY, 1, 0).exponent == 2
     state.push(1, at(), [result("a", 1.0)], NO_TIME, sums(1, 0, exponent=2))
     state.push(2, at(), [result("b", 1.0), result("c", 1.0)], NO_TIME, sums(-1, 3, exponent=2))
-    assert state.params["w"] == pytest.approx([1.0, 3.5])
+    assert state.model.params["w"] == pytest.approx([1.0, 3.5])
 
 
 def test_a_simulator_without_users_pushes_nothing():
     state = make_state(lanes={1: 1, 2: 1, 3: 1, 4: 1}, ready=False)
-    state.set_initial({"w": np.array([1.0, 2.0], np.float32)}, [])
+    state.model.set_initial({"w": np.array([1.0, 2.0], np.float32)}, [])
     for rank in (1, 2, 3, 4):
         state.add_user_counts(rank, DAY, "train", COUNTS if rank == 1 else {})
     shares = {rank: share(state, rank, DAY, 1, 0).uids for rank in (1, 2, 3, 4)}
@@ -151,7 +151,7 @@ def test_a_simulator_without_users_pushes_nothing():
     for rank, uid in ((1, "a"), (2, "b")):
         assert state.push(rank, at(), [result(uid)], NO_TIME, sums(0, 0)) is None
     assert state.push(3, at(), [result("c")], NO_TIME, sums(8, 0)).at == at()
-    assert state.params["w"].tolist() == [3.0, 2.0]
+    assert state.model.params["w"].tolist() == [3.0, 2.0]
 
 
 def test_users_read_by_two_simulators_are_added_up():
@@ -180,7 +180,7 @@ def test_without_federation_one_simulator_has_all_users_in_the_cohorts_order():
     results = [result(uid) for uid in PLAN[0]]
     record = state.replace(1, at(), results, NO_TIME, {"w": np.array([5.0, 6.0], np.float32)})
     assert [r.uid for r in record.results] == list(PLAN[0])
-    assert (state.step, state.params["w"].tolist()) == (1, [5.0, 6.0])
+    assert (state.step, state.model.params["w"].tolist()) == (1, [5.0, 6.0])
     assert share(state, 1, DAY, 2, 1).uids == PLAN[1]
 
 
@@ -261,14 +261,14 @@ def test_an_evaluation_gathers_all_users_and_moves_nothing():
     assert state.test_share(1, at(0, 0, NEXT)) == Share(("x",), (5,), 4, 3)
     assert state.test_share(2, at(0, 0, NEXT)).uids == ("a", "y")
     when = at(0, 0, NEXT)
-    before = (frozen(state.params), state.step)
+    before = (frozen(state.model.params), state.step)
     two = [UserResult(uid, {"a": 3, "y": 1}[uid], 0.0, {"top1": (1.0, 4.0)}) for uid in ("y", "a")]
     assert state.report_test(2, when, two, NO_TIME) is None
     with pytest.raises(AlreadyDone, match="rank 2 has already pushed"):
         state.report_test(2, when, two, NO_TIME)
     record = state.report_test(1, when, [UserResult("x", 5, 0.0, {})], NO_TIME)
     assert (record.phase, record.at, [r.uid for r in record.results]) == ("test", when, ["a", "x", "y"])
-    assert (frozen(state.params), state.step) == before
+    assert (frozen(state.model.params), state.step) == before
     assert state.rules.optimizer.state_dict() == {}
     assert share(state, 1, DAY, 1, 0).uids == ("a",)
 

@@ -64,9 +64,9 @@ DURING_A_ROUND = {
     ),
     "an unknown split": (lambda s: s.add_user_counts(1, NEXT, "val", {"z": 1}), BadInput, "split 'val' is neither"),
     "initial parameters again": (
-        lambda s: s.set_initial({"w": np.ones(2, np.float32)}, []), AlreadyDone, "already set",
+        lambda s: s.model.set_initial({"w": np.ones(2, np.float32)}, []), AlreadyDone, "already set",
     ),
-    "a private name": (lambda s: s.check_names(["w", "mine"]), Forbidden, "parameter 'mine' is private"),
+    "a private name": (lambda s: s.model.check_names(["w", "mine"]), Forbidden, "parameter 'mine' is private"),
 }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_what_does_not_fit_a_round_changes_nothing(call, kind, message):
     assert frozen(vars(state)) == before
     # The round goes on to the end it would have had, see test_a_round_of_two_simulators_by_hand.
     state.push(2, at(), TWO, NO_TIME, sums(-2, 6))
-    assert state.params["w"].tolist() == [1.5, 3.5]
+    assert state.model.params["w"].tolist() == [1.5, 3.5]
 
 
 BETWEEN_ROUNDS = {
@@ -120,10 +120,10 @@ def test_initial_parameters_that_cannot_be_are_refused(params, private, kind, me
     state = make_state(ready=False)
     before = frozen(vars(state))
     with pytest.raises(kind, match=message):
-        state.set_initial(params, private)
+        state.model.set_initial(params, private)
     assert frozen(vars(state)) == before
     with pytest.raises(WrongState, match="not set yet"):
-        state.param_specs()
+        state.model.specs()
 
 
 def test_too_few_users_are_noticed_when_the_day_starts_and_change_nothing():
