@@ -7,29 +7,19 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import grpc
-
-from protos.codec import Tensors
-from protos.errors import BadInput, FLError, InternalError, RunEnded
-from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
-from scheduler.coordinator import Coordinator
-from scheduler.messages import Layout
-from scheduler.metrics import TIMES, ratio, reduce_metrics, user_spread
-from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules
-from scheduler.samplers import NoTestSampler, Sampler, TestSampler
-from scheduler.scheduler_server import start_scheduler_server
+from protos.errors import FLError, InternalError, RunEnded
+from scheduler.rounds import Rules
+from scheduler.samplers import Sampler, TestSampler
 from scheduler.server_optimizers import ServerOptimizer
-from simulator.checkpoint_files import FOLDER, Checkpoint, CheckpointFolder
-from simulator.days import list_days, plan_days
+from simulator.days import list_days
 from simulator.logs import set_up_logging
-from simulator.meaning import check_meaning, differing, meaning_of, with_files
-from simulator.progress import RunProgress
-from simulator.record import RunRecord, read_npz
+from simulator.meaning import differing, meaning_of
+from simulator.record import read_npz
 from simulator.role_maker import FLSimRoleMaker
+from simulator.scheduler_service import SchedulerService
 from simulator.settings import BAD_USAGE, Settings
 from simulator.shard_crew import ShardCrash
 from simulator.simulation import Simulation, Task
@@ -54,7 +44,7 @@ class SimulationFramework:
         self._sampler: Sampler | None = None
         self._test_sampler: TestSampler | None = None
         self._optimizer: ServerOptimizer | None = None
-        self._service: _SchedulerService | None = None
+        self._service: SchedulerService | None = None
         self._simulation: Simulation | None = None
         self._rules: Rules | None = None
         self._meaning: dict[str, Any] = {}
@@ -103,7 +93,8 @@ class SimulationFramework:
             if self.is_simulator():
                 self.run_simulation()
             if self._service is not None:
-                self._service.finish()
+                for line in self._service.finish():
+                    logger.info("%s", line)
         except KeyboardInterrupt:
             self._end(INTERRUPTED, "interrupted")
         except InternalError as error:
@@ -184,7 +175,7 @@ class SimulationFramework:
             settings = self._settings
             output = settings.resume or settings.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
             try:
-                self._service = _SchedulerService(self._role, self._settings, self._rules, self._meaning, output)
+                self._service = SchedulerService(self._role, self._settings, self._rules, self._meaning, output)
                 told = (self._service.address, str(output.absolute()), None)
             except FLError as error:
                 told = ("", "", str(error))
@@ -216,154 +207,6 @@ class SimulationFramework:
             self._service.abandon(message or "the run has failed")
         self._role.leave(code)
         raise AssertionError("leave does not return")
-
-
-class _SchedulerService:
-    """Rank 0's part: the server, the record and what a person sees."""
-
-    def __init__(
-        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any], output: Path
-    ) -> None:
-        self._settings, self._rules = settings, rules
-        shown = settings.model_dump(mode="json", exclude={"config", "resume"})
-        self.checkpoints = CheckpointFolder(output / FOLDER)
-        self._meaning = with_files(meaning, settings)
-        self._found: dict[int, Checkpoint] = {}
-        if settings.resume is not None:
-            self._found = {c.snapshot.step: c for c in self._find_checkpoints(output)}
-        self.record = RunRecord(output, {**shown, "output": str(output)}, resumed=bool(self._found))
-        self.progress = RunProgress(settings.progress)
-        self._last_test: RoundRecord | None = None
-        # The last checkpoint that is whole.
-        self._safe: int | None = max(self._found, default=None)
-        self._seconds = dict.fromkeys(TIMES, 0.0)
-        self._rounds = 0
-        schedule = Schedule(settings.checkpoint_every)
-        self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule)
-        self._server: grpc.Server
-        self._server, self.address = start_scheduler_server(
-            self.coordinator, role.listen_address(), len(role.simulator_ranks), role.credentials
-        )
-
-    # -- Listener ------------------------------------------------------------------
-
-    def on_layout(self, layout: Layout) -> None:
-        test = not isinstance(self._rules.test_sampler, NoTestSampler)
-        plans = plan_days(layout.days, train_last_day=self._settings.train_last_day, test=test)
-        self.record.on_layout(layout)
-        self.progress.on_layout(layout)
-        self.progress.begin(len(plans) * self._rules.rounds)
-
-    def on_initial(self, params: Tensors) -> None:
-        self.record.on_initial(params)
-        self.progress.on_initial(params)
-
-    def on_record(self, record: RoundRecord) -> None:
-        self.record.on_record(record)
-        self.progress.on_record(record)
-        if record.phase == TRAIN:
-            self._rounds += 1
-            self._seconds["seconds"] += record.seconds
-            for part in TIMES[1:]:
-                self._seconds[part] += getattr(record.timings, part)
-        elif record.phase == TEST:
-            self._last_test = record
-            logger.info("%s", _describe_test(record))
-
-    # -- checkpoints -----------------------------------------------------------------
-
-    def mark(self) -> dict[str, int]:
-        return self.record.mark()
-
-    def on_checkpoint(self, snapshot: Snapshot, marks: dict[str, int], segments: Sequence[Segment]) -> None:
-        self.checkpoints.write(Checkpoint(snapshot, marks, self._meaning, tuple(segments)))
-        self._safe = snapshot.step
-        logger.debug("checkpoint after %d rounds", snapshot.step)
-
-    def offers(self) -> list[Offer]:
-        return [checkpoint.offer for checkpoint in self._found.values()]
-
-    def on_restore(self, step: int) -> Snapshot:
-        checkpoint = self._found[step]
-        self.record.cut(checkpoint.marks, step)
-        self.checkpoints.forget_after(step)
-        self.progress.skip(step)
-        logger.info("resumed after round %d of the run, date %s", step, checkpoint.snapshot.date)
-        return checkpoint.snapshot
-
-    def _find_checkpoints(self, output: Path) -> list[Checkpoint]:
-        """The checkpoints of an earlier run, newest first.
-
-        Raises:
-            BadInput: there is none, or it was a run with other settings.
-        """
-        if self._settings.output is not None and self._settings.output.resolve() != output.resolve():
-            raise BadInput(
-                f"--output {self._settings.output}: a resumed run goes on in --resume {output}; leave it out"
-            )
-        if not output.is_dir():
-            raise BadInput(f"--resume {output}: there is no such folder")
-        found = self.checkpoints.read_all()
-        if not found:
-            raise BadInput(
-                f"--resume {output}: there is no whole checkpoint in {output / FOLDER}; start again without --resume"
-            )
-        check_meaning(found[0].meaning, self._meaning)
-        return found
-
-    # -- the run ---------------------------------------------------------------------
-
-    def wait(self) -> None:
-        """Waits until all simulators have left."""
-        self.coordinator.wait_finished()
-
-    @property
-    def seen_alone(self) -> str | None:
-        """Why the run has failed, if nobody else says it: a simulator that is gone cannot."""
-        failure = self.coordinator.failure
-        if failure is None or (failure.startswith("rank ") and " is gone" not in failure):
-            return None
-        return failure
-
-    @property
-    def way_on(self) -> str | None:
-        """How a run that has failed can go on, if it can."""
-        if self._safe is None:
-            return None
-        return f"--resume {self.record.folder} goes on after round {self._safe} of the run"
-
-    def finish(self) -> None:
-        """Writes the final parameters and says the results."""
-        self.coordinator.wait_finished()
-        self._server.stop(1.0)
-        self.progress.end()
-        self.record.save_params("final", self.coordinator.final_params())
-        if self._rounds:
-            whole = self._seconds["seconds"]
-            parts = ", ".join(f"{k} {v / whole:.0%}" for k, v in self._seconds.items() if k != "seconds")
-            logger.info("%d rounds in %.1f s: %s", self._rounds, whole, parts)
-        logger.info("record in %s", self.record.folder)
-        if self._last_test is not None:
-            metrics = {name: ratio(pair) for name, pair in reduce_metrics(self._last_test.results).items()}
-            if "top1" in metrics:
-                logger.info("infer results: %.6f", metrics["top1"])
-            else:
-                logger.info("infer results: %s", ", ".join(f"{name} {value:.6f}" for name, value in metrics.items()))
-
-    def abandon(self, message: str) -> None:
-        """Ends the run for all simulators and closes the server."""
-        self.coordinator.fail(message)
-        self._server.stop(0.2).wait(1.0)
-
-
-def _describe_test(record: RoundRecord) -> str:
-    metrics = {name: ratio(pair) for name, pair in reduce_metrics(record.results).items()}
-    values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    text = f"test on {record.at.date} after {record.at.round} rounds: {len(record.results)} users, {values}"
-    if "top1" in metrics:
-        spread = user_spread(record.results, "top1")
-        text += "; top1 of users: " + ", ".join(f"{name} {value:.4f}" for name, value in spread.items())
-    return text
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
