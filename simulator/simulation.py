@@ -1,15 +1,12 @@
-"""What a simulator does from start to end: load a day, play its rounds, test."""
+"""A simulator from start to end: its servers and shards, the model, the checkpoint to go on from, all days."""
 
 from __future__ import annotations
 
 import json
 import logging
 import threading
-import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +18,16 @@ from protos.shared_arrays import SharedArrays
 from scheduler.checkpoints import Offer
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.parts import Parts
-from scheduler.rounds import TEST, TRAIN, Rules, Share, Timings
-from scheduler.samplers import NoTestSampler, Round
+from scheduler.rounds import TRAIN, Rules
+from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_client import SchedulerClient
 from simulator import jobs
 from simulator.checkpoint_files import FOLDER, choose, has_segment, read_segment
 from simulator.data_client import DataClient, owner_of
 from simulator.data_server import PrivateSchema, start_data_server
+from simulator.day_player import DayPlayer
 from simulator.days import DayPlan, list_days, plan_days
 from simulator.initial import agree_on_model, take_initial
-from simulator.loading import deal_files, listing
 from simulator.meeting import Meeting
 from simulator.peer_group import PeerGroup
 from simulator.peer_server import PeerServicer
@@ -41,7 +38,6 @@ from simulator.scratch import ScratchFolder
 from simulator.settings import Settings
 from simulator.shard_environment import usable_cores
 from simulator.shard_pool import ShardPool
-from simulator.shares import SharesAhead
 from simulator.store import UserStore
 from simulator.transport import Exchanged, InMemory, Streamed, Transport, use_memory
 
@@ -87,14 +83,13 @@ class Simulation:
         self._schema = PrivateSchema()
         self._peers = PeerServicer(rules.seed, self._server_crashed)
         self._transport: Transport | None = None
-        # The round whose shared parameters the shards have before them.
-        self._pulled = -1
         # What went wrong here while the main thread was waiting for something else.
         self.failure: str | None = None
         # What the scheduler's watch has ended with.
         self._last_words: FLError | None = None
         self._over = threading.Event()
-        self._step = 0
+        # The global round this run begins with.
+        self._first_step = 0
         self._saver: PrivateSaver | None = None
         # The checkpoint this run goes on from, and who reads which of its files.
         self._resumed: tuple[Offer, dict[str, int]] | None = None
@@ -130,14 +125,14 @@ class Simulation:
         )
         self._prepare_reader(days)
         first = self._first_day(days)
-        done = self._step - first * self._rules.rounds
+        done = self._first_step - first * self._rules.rounds
+        player = self._make_player()
         for number, day in enumerate(days[first:]):
-            self._play(day, done if number == 0 else 0)
+            player.play(day, done if number == 0 else 0)
         if self._saver is not None:
             self._saver.wait()
         if self._schema.specs():
-            assert self._store is not None
-            save_private(self._store, self._output)
+            save_private(self.store, self._output)
         self._client.exit()
 
     def close(self, *, at_once: bool = False) -> None:
@@ -184,6 +179,12 @@ class Simulation:
         """The shards."""
         assert self._pool is not None, "start comes first"
         return self._pool
+
+    @property
+    def store(self) -> UserStore:
+        """The users that are kept here."""
+        assert self._store is not None, "start comes first"
+        return self._store
 
     @property
     def transport(self) -> Transport:
@@ -275,16 +276,15 @@ class Simulation:
         posted = self._client.exchange("checkpoints", json.dumps(sorted(here)).encode())
         seen = {rank: set(json.loads(names)) for rank, names in posted.items()}
         self._resumed = choose(offers, seen, folder)
-        self._step = self._resumed[0].step
-        self._client.restore(self._step)
+        self._first_step = self._resumed[0].step
+        self._client.restore(self._first_step)
 
     def _keep_private(self) -> None:
         """Takes back what a checkpoint knows of private parameters, and gets ready for the next one."""
-        assert self._store is not None
         folder = self._output / FOLDER
         if self._resumed is not None:
             offer, readers = self._resumed
-            client = DataClient(self._addresses(), self._role.rank, self._store, self._role.credentials)
+            client = DataClient(self._addresses(), self._role.rank, self.store, self._role.credentials)
             for segment in offer.segments:
                 if readers[segment.name] == self._role.rank:
                     client.restore_params(read_segment(folder / segment.name))
@@ -292,7 +292,7 @@ class Simulation:
             # Nobody trains before all private parameters are back at their owners.
             self._client.exchange("restored", b"")
         self._saver = PrivateSaver(
-            self._store, folder, self._role.rank, self._client.report_segments, self._segment_failed
+            self.store, folder, self._role.rank, self._client.report_segments, self._segment_failed
         )
 
     def _segment_failed(self, error: FLError) -> None:
@@ -309,7 +309,7 @@ class Simulation:
         if self._role.rank not in group:
             return Streamed(self._client, self.pool, self.params.arrays)
         parts = Parts(schema.shared, group)
-        meeting = Meeting(self._role.rank, parts, self.params.arrays, self._step)
+        meeting = Meeting(self._role.rank, parts, self.params.arrays, self._first_step)
         # The others come only after the next exchange, which all wait for.
         self._peers.meet(meeting)
         peers = PeerGroup(self._role.rank, self._addresses(), parts, meeting, self._role.credentials)
@@ -331,7 +331,7 @@ class Simulation:
         """The day to begin with: of a run that is resumed, the one of its last round, which may still be to test."""
         if self._resumed is None:
             return 0
-        offer, number = self._resumed[0], (self._step - 1) // max(1, self._rules.rounds)
+        offer, number = self._resumed[0], (self._first_step - 1) // max(1, self._rules.rounds)
         there = days[number].date if number < len(days) else "none"
         if there != offer.date:
             raise BadInput(
@@ -340,98 +340,18 @@ class Simulation:
             )
         return number
 
-    def _play(self, day: DayPlan, done: int) -> None:
-        """Plays a day of which so many rounds are done."""
-        if done < self._rules.rounds:
-            self._load(day.date, TRAIN)
-        if day.test_date is not None:
-            # Now and not after the training: a mistake in it must not cost a day of rounds.
-            self._load(day.test_date, TEST)
-        first = Round(self._rules.seed, day.date, done + 1, self._step)
-        shares = SharesAhead(self._client.begin_sample_user_lists, first, self._rules.rounds - done)
-        if done:
-            self._evaluate_after(done, day)
-        for number in range(done + 1, self._rules.rounds + 1):
-            ahead = None
-            if self._may_tell(number, day):
-                ahead = partial(self._following, Round(self._rules.seed, day.date, number + 1, self._step + 1), shares)
-            self._play_round(Round(self._rules.seed, day.date, number, self._step), shares.take(self._step), ahead)
-            self._step += 1
-            self._evaluate_after(number, day)
-        if not self._rules.rounds:
-            self._evaluate_after(0, day)
-        # Until here another simulator may need the data and private parameters of a user that is kept here.
-        self._client.exchange(f"done/{day.date}", b"")
-        for date, split in ((day.date, TRAIN), (day.test_date, TEST)):
-            if date is not None and self._store is not None:
-                self._store.clear_examples(date, split)
-
-    def _may_tell(self, number: int, day: DayPlan) -> bool:
-        """Whether shards may begin with the round after this one by themselves."""
-        last = number == self._rules.rounds
-        told = self.transport.shards_see_it and self._rules.federated
-        return told and not last and not self._is_test_due(number, day)
-
-    def _following(self, at: Round, shares: SharesAhead) -> tuple[Round, Share]:
-        return at, shares.peek(at.step)
-
-    def _load(self, date: str, split: str) -> None:
-        data = self._settings.data
-        files = self._task.reader.files(data / date, split) if (data / date).is_dir() else []
-        listings = self._client.exchange(f"files/{date}/{split}", listing(data, files))
-        lanes = {info.rank: info.shards for info in self.layout.simulators}
-        mine = deal_files(listings, lanes, self._role.rank, f"{data / date}: {split}")
-        counts = self.pool.read_files(date, split, [(number, data / name) for number, name in mine])
-        self._client.update_user_inst_num(date, split, counts)
-
-    def _play_round(self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None) -> None:
-        """Pull, train, push; see `ShardPool.train` for what follows."""
-        if not self._rules.federated:
-            self._train_in_turn(at, share)
-            return
-        self.transport.begin(at, share)
-        pulled = self._pull(at.step)
-        done = self.pool.train(at, share, following)
-        self._end_round(at, checkpoint=self.transport.push(at, share, done, pulled))
-
-    def _train_in_turn(self, at: Round, share: Share) -> None:
-        """A round without federation: one simulator has all of its users, the others wait for its end."""
-        if share.uids:
-            pulled = self._pull(at.step)
-            done = self.pool.train_in_turn(at, share)
-            timings = _with_pull(done.timings, pulled)
-            self._client.replace_global_params(at, done.results, lambda: timings, self.params.arrays)
-        self._end_round(at, checkpoint=self._client.end_round(at))
-
-    def _end_round(self, at: Round, *, checkpoint: bool) -> None:
-        """Begins this simulator's part of a checkpoint, if one is made: the state now is the one after the round."""
-        if checkpoint and self._saver is not None:
-            self._saver.begin(at.step + 1)
-
-    def _pull(self, step: int) -> float:
-        """Has the shared parameters before round `step` where the shards read them; returns seconds."""
-        began = time.perf_counter()
-        if self._pulled != step:
-            self.transport.pull(step)
-            self._pulled = step
-        return time.perf_counter() - began
-
-    def _evaluate_after(self, number: int, day: DayPlan) -> None:
-        """Tests after so many rounds of a day, if that is due."""
-        if day.test_date is not None and self._is_test_due(number, day):
-            self._evaluate(day.test_date)
-
-    def _is_test_due(self, number: int, day: DayPlan) -> bool:
-        every, last = self._settings.eval_every, number == self._rules.rounds
-        return day.test_date is not None and (last or bool(every and number % every == 0))
-
-    def _evaluate(self, date: str) -> None:
-        at = Round(self._rules.seed, date, self._step, self._step)
-        share = self._client.test_sample_user_list(at)
-        pulled = self._pull(self._step)
-        done = self.pool.evaluate(at, share)
-        self._client.update_test_metrics(at, done.results, _with_pull(done.timings, pulled))
-
-
-def _with_pull(timings: Timings, pulled: float) -> Timings:
-    return replace(timings, pull=timings.pull + pulled)
+    def _make_player(self) -> DayPlayer:
+        return DayPlayer(
+            self._client,
+            self.pool,
+            self.transport,
+            self._rules,
+            self._settings,
+            files=self._task.reader.files,
+            rank=self._role.rank,
+            lanes={info.rank: info.shards for info in self.layout.simulators},
+            store=self.store,
+            params=self.params.arrays,
+            saver=self._saver,
+            step=self._first_step,
+        )
