@@ -13,16 +13,15 @@ from typing import Any
 import grpc
 
 from protos.codec import Tensors
-from protos.errors import BadInput, FLError, PeerLost, RunEnded
+from protos.errors import FLError, PeerLost, RunEnded
 from protos.shared_arrays import SharedArrays
-from scheduler.checkpoints import Offer
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.parts import Parts
 from scheduler.rounds import TRAIN, Rules
 from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_client import SchedulerClient
 from simulator import jobs
-from simulator.checkpoint_files import FOLDER, choose, has_segment, read_segment
+from simulator.checkpoint_files import FOLDER
 from simulator.data_client import DataClient, owner_of
 from simulator.data_server import PrivateSchema, start_data_server
 from simulator.day_player import DayPlayer
@@ -33,6 +32,7 @@ from simulator.peer_group import PeerGroup
 from simulator.peer_server import PeerServicer
 from simulator.private_files import save_private
 from simulator.private_saver import PrivateSaver
+from simulator.resuming import Resumed, agree_on_checkpoint
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scratch import ScratchFolder
 from simulator.settings import Settings
@@ -91,8 +91,7 @@ class Simulation:
         # The global round this run begins with.
         self._first_step = 0
         self._saver: PrivateSaver | None = None
-        # The checkpoint this run goes on from, and who reads which of its files.
-        self._resumed: tuple[Offer, dict[str, int]] | None = None
+        self._resumed: Resumed | None = None
 
     # -- the run ---------------------------------------------------------------
 
@@ -116,7 +115,8 @@ class Simulation:
         self._start()
         self._join()
         if self._settings.resume is not None:
-            self._choose_checkpoint()
+            self._resumed = agree_on_checkpoint(self._client, self._output / FOLDER)
+            self._first_step = self._resumed.offer.step
         self._make_model()
         days = plan_days(
             self.layout.days,
@@ -124,7 +124,7 @@ class Simulation:
             test=not isinstance(self._rules.test_sampler, NoTestSampler),
         )
         self._prepare_reader(days)
-        first = self._first_day(days)
+        first = 0 if self._resumed is None else self._resumed.first_day(days, self._rules.rounds, self._settings.data)
         done = self._first_step - first * self._rules.rounds
         player = self._make_player()
         for number, day in enumerate(days[first:]):
@@ -267,40 +267,6 @@ class Simulation:
         if schema.private:
             self._keep_private()
 
-    # -- checkpoints -----------------------------------------------------------
-
-    def _choose_checkpoint(self) -> None:
-        """Agrees with the other simulators on the newest checkpoint whose files are all there."""
-        folder, offers = self._output / FOLDER, self._client.get_checkpoints()
-        here = {s.name for s in {s for offer in offers for s in offer.segments} if has_segment(folder, s)}
-        posted = self._client.exchange("checkpoints", json.dumps(sorted(here)).encode())
-        seen = {rank: set(json.loads(names)) for rank, names in posted.items()}
-        self._resumed = choose(offers, seen, folder)
-        self._first_step = self._resumed[0].step
-        self._client.restore(self._first_step)
-
-    def _keep_private(self) -> None:
-        """Takes back what a checkpoint knows of private parameters, and gets ready for the next one."""
-        folder = self._output / FOLDER
-        if self._resumed is not None:
-            offer, readers = self._resumed
-            client = DataClient(self._addresses(), self._role.rank, self.store, self._role.credentials)
-            for segment in offer.segments:
-                if readers[segment.name] == self._role.rank:
-                    client.restore_params(read_segment(folder / segment.name))
-            client.close()
-            # Nobody trains before all private parameters are back at their owners.
-            self._client.exchange("restored", b"")
-        self._saver = PrivateSaver(
-            self.store, folder, self._role.rank, self._client.report_segments, self._segment_failed
-        )
-
-    def _segment_failed(self, error: FLError) -> None:
-        """Ends the run for all: a checkpoint that cannot be written would only be missed after a crash."""
-        self.failure = str(error)
-        self._interrupt(error)
-        self.report_failure(f"rank {self._role.rank}: {error}")
-
     def _choose_transport(self, schema: jobs.ModelSchema, *, in_memory: bool) -> Transport:
         """Agrees with all simulators on who exchanges parameters and sums with whom."""
         group = self._client.choose_exchange(streams=not in_memory)
@@ -325,21 +291,6 @@ class Simulation:
         posted = self._client.exchange("reader", shared)
         self.pool.ask_all(jobs.Setup(json.loads(posted[self._role.simulator_ranks[0]])))
 
-    # -- days --------------------------------------------------------------------
-
-    def _first_day(self, days: list[DayPlan]) -> int:
-        """The day to begin with: of a run that is resumed, the one of its last round, which may still be to test."""
-        if self._resumed is None:
-            return 0
-        offer, number = self._resumed[0], (self._first_step - 1) // max(1, self._rules.rounds)
-        there = days[number].date if number < len(days) else "none"
-        if there != offer.date:
-            raise BadInput(
-                f"--resume: the checkpoint is of date {offer.date}, day {number + 1} of the run; the data folder "
-                f"{self._settings.data} has {there} there: give the data the run began with"
-            )
-        return number
-
     def _make_player(self) -> DayPlayer:
         return DayPlayer(
             self._client,
@@ -355,3 +306,24 @@ class Simulation:
             saver=self._saver,
             step=self._first_step,
         )
+
+    # -- checkpoints -----------------------------------------------------------
+
+    def _keep_private(self) -> None:
+        """Takes back what a checkpoint knows of private parameters, and gets ready for the next one."""
+        folder = self._output / FOLDER
+        if self._resumed is not None:
+            client = DataClient(self._addresses(), self._role.rank, self.store, self._role.credentials)
+            self._resumed.restore_private(folder, self._role.rank, client)
+            client.close()
+            # Nobody trains before all private parameters are back at their owners.
+            self._client.exchange("restored", b"")
+        self._saver = PrivateSaver(
+            self.store, folder, self._role.rank, self._client.report_segments, self._segment_failed
+        )
+
+    def _segment_failed(self, error: FLError) -> None:
+        """Ends the run for all: a checkpoint that cannot be written would only be missed after a crash."""
+        self.failure = str(error)
+        self._interrupt(error)
+        self.report_failure(f"rank {self._role.rank}: {error}")
