@@ -5,37 +5,31 @@ author, the second keeps those of the chosen users. What is kept goes to bucket 
 in memory. What stays in memory is one entry per author (about 150 bytes).
 
 The steps follow LEAF's preprocessing of Reddit in spirit (Caldas et al., "LEAF: A Benchmark for Federated Settings",
-2018). `prepare.py` is the command line over this module.
+2018). `comment_dump.py` reads the dump, `prepare.py` is the command line over this module.
 """
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
 import hashlib
 import heapq
-import html
-import importlib
 import itertools
 import json
 import logging
 import math
 import re
-import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SEQUENCE_LENGTH = 10
-PAD, UNK, BOS, EOS = "<PAD>", "<UNK>", "<BOS>", "<EOS>"
+from comment_dump import Comment, read_comments
+from data_error import DataError
+from tokens import cut, tokenize
 
 _MAX_BUCKETS = 64  # open files at once: far below every system's limit
 _BUCKET_COMMENTS = 200_000
-_PROGRESS_LINES = 1_000_000
 
 _GONE = frozenset({"", "[deleted]", "[removed]"})
 _BOT_NAME = re.compile(r"bot[\d_-]*$|^automoderator$", re.IGNORECASE)
@@ -45,32 +39,7 @@ _BOT_TEXT = re.compile(
     r"|\bthank(?:s| you) for (?:your submission|participating)\b"
 )
 
-_PLAIN_MARKS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
-_URL = re.compile(r"(?:https?://|www\.)[^\s()\[\]<>\"]+")
-_USER = re.compile(r"(?<![\w/])/?(?:u|user)/[\w-]+")
-_SUBREDDIT = re.compile(r"(?<![\w/])/?r/\w+")
-_TOKEN = re.compile(
-    r"<(?:URL|USER|SUBREDDIT)>"
-    r"|\d+(?:[.,]\d+)+(?![a-z0-9])"  # 3.5 and 10,000 stay whole
-    r"|[a-z0-9]+(?:['-][a-z0-9]+)*"  # so do don't and well-known
-    r"|[!-/:-@\[-`{-~]"  # any other printable mark stands alone
-)
-
 _log = logging.getLogger(__name__)
-
-
-class DataError(Exception):
-    """Input that cannot be used; the message is one line that names the file and the offending value."""
-
-
-class Comment(NamedTuple):
-    """The fields of a dump's line that are used; `created` is in seconds since 1970, UTC."""
-
-    author: str
-    body: str
-    subreddit: str
-    created: int
-    comment_id: str
 
 
 class Kept(NamedTuple):
@@ -120,110 +89,7 @@ class Rules:
             raise DataError(f"--train-fraction {self.train_fraction}: need a number between 0 and 1")
 
 
-# ---- reading ----
-
-
-def _zst_lines(path: Path) -> Iterator[bytes]:
-    try:
-        zstandard: Any = importlib.import_module("zstandard")
-    except ImportError as error:
-        raise DataError(f"{path}: a .zst file needs the zstandard package: pip install zstandard") from error
-    # pushshift packs with a 2 GB window, more than the default allows.
-    new_frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj
-    tail, frame, complete = b"", new_frame(), True
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 17):
-            while chunk:
-                try:
-                    *lines, tail = (tail + frame.decompress(chunk)).split(b"\n")
-                except zstandard.ZstdError as error:
-                    raise OSError(str(error)) from error
-                yield from lines
-                complete = frame.eof
-                chunk = frame.unused_data if complete else b""
-                frame = new_frame() if complete else frame
-    if not complete:
-        raise EOFError("the file ends in the middle of a zstd frame")
-    if tail:
-        yield tail
-
-
-def dump_lines(path: Path) -> Iterator[bytes]:
-    """Yields the lines of a dump, unpacked by the file's suffix: .bz2, .zst, .gz, .json or .jsonl.
-
-    Raises:
-        DataError: No such file, an unknown suffix, or .zst without the zstandard package.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.suffix == ".zst":
-        yield from _zst_lines(path)
-    elif path.suffix == ".bz2":
-        with bz2.open(path, "rb") as packed:
-            yield from packed
-    elif path.suffix == ".gz":
-        with gzip.open(path, "rb") as packed:
-            yield from packed
-    elif path.suffix in {".json", ".jsonl"}:
-        with path.open("rb") as plain:
-            yield from plain
-    else:
-        raise DataError(f"{path}: unknown suffix {path.suffix!r}; use .bz2, .zst, .gz, .json or .jsonl")
-
-
-def _parse(line: bytes) -> Comment:
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
-    texts = []
-    for name in ("author", "body", "subreddit", "id"):
-        if not isinstance(record.get(name), str):
-            raise ValueError(f"{name!r} is missing or not a string")
-        texts.append(record[name])
-    try:
-        created = int(record["created_utc"])  # a string in some years
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError("'created_utc' is missing or not a number") from error
-    return Comment(texts[0], texts[1], texts[2], created, texts[3])
-
-
-def read_comments(path: Path) -> Iterator[Comment]:
-    """Yields the comments of a dump in file order; empty lines are skipped.
-
-    Raises:
-        DataError: A line that is not a comment (names file and line), or a damaged or cut file.
-    """
-    number = 0
-    try:
-        for number, line in enumerate(dump_lines(path), start=1):
-            if number % _PROGRESS_LINES == 0:
-                _log.info("%s: %d lines read", path.name, number)
-            if not line.strip():
-                continue
-            try:
-                comment = _parse(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}: line {number}: malformed: {error}") from error
-            yield comment
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
-
-
-# ---- one comment ----
-
-
-def tokenize(body: str) -> list[str]:
-    """Splits a comment into lower-case ASCII tokens, punctuation on its own.
-
-    HTML entities are decoded and accents dropped. An address becomes <URL>, `u/name` <USER> (so that mentions do not
-    give names away), `r/name` <SUBREDDIT>.
-    """
-    text = html.unescape(body).translate(_PLAIN_MARKS).lower()
-    if not text.isascii():
-        text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").lower()
-    for pattern, token in ((_URL, " <URL> "), (_USER, " <USER> "), (_SUBREDDIT, " <SUBREDDIT> ")):
-        text = pattern.sub(token, text)
-    return _TOKEN.findall(text)
+# ---- comments ----
 
 
 def is_from_person(comment: Comment) -> bool:
@@ -237,27 +103,6 @@ def usable_tokens(comment: Comment, rules: Rules) -> list[str]:
     """Returns a comment's tokens; none when the comment is to be dropped."""
     tokens = tokenize(comment.body) if is_from_person(comment) else []
     return tokens if len(tokens) >= rules.min_tokens else []
-
-
-def cut(tokens: Iterable[str]) -> tuple[list[list[str]], list[list[str]], list[list[int]]]:
-    """Cuts a comment into sequences for next-token prediction.
-
-    Args:
-        tokens: The comment without <BOS> and <EOS>.
-
-    Returns:
-        Inputs, targets and counts, each (sequences, SEQUENCE_LENGTH). A target is the input that follows. A count is
-        1 on every real input, <EOS> included, and 0 on <PAD>, as in LEAF.
-    """
-    whole = [BOS, *tokens, EOS]
-    inputs, targets, counts = [], [], []
-    for start in range(0, len(whole), SEQUENCE_LENGTH):
-        piece = whole[start : start + SEQUENCE_LENGTH]
-        after = whole[start + 1 : start + 1 + SEQUENCE_LENGTH]
-        inputs.append(piece + [PAD] * (SEQUENCE_LENGTH - len(piece)))
-        targets.append(after + [PAD] * (SEQUENCE_LENGTH - len(after)))
-        counts.append([1] * len(piece) + [0] * (SEQUENCE_LENGTH - len(piece)))
-    return inputs, targets, counts
 
 
 # ---- users ----

@@ -2,7 +2,7 @@
 
 import bz2
 import gzip
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -17,16 +17,16 @@ LM_DATA = Path(__file__).resolve().parent.parent / "lm_data"
 
 
 def load(name):
-    """lm_data is a folder of data and scripts, not a package: load a script as if its folder were on sys.path."""
-    spec = importlib.util.spec_from_file_location(name, LM_DATA / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    """lm_data is a folder of data and scripts, not a package: import a script with its folder on sys.path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(LM_DATA), *sys.path])
+        return importlib.import_module(name)
 
 
-pushshift = load("pushshift")
 prepare = load("prepare")
+pushshift = load("pushshift")
+tokens = load("tokens")
+vocabulary = load("vocabulary")
 
 TRAIN, TEST, VAL = "20200101/train_data.json", "20200102/test_data.json", "20200102/val_data.json"
 
@@ -282,14 +282,14 @@ def test_days_are_dates_in_order(leaf_zip, out, capsys, days, part):
 
 
 def test_sequences_by_hand():
-    inputs, targets, counts = pushshift.cut(list("abcdefghij"))
+    inputs, targets, counts = tokens.cut(list("abcdefghij"))
     assert inputs == [["<BOS>", *"abcdefghi"], ["j", "<EOS>", *["<PAD>"] * 8]]
     assert targets == [[*"abcdefghij"], ["<EOS>", *["<PAD>"] * 9]]
     assert counts == [[1] * 10, [1, 1] + [0] * 8]
 
 
 def test_full_sequence_has_no_padding():
-    inputs, targets, counts = pushshift.cut(list("abcdefgh"))
+    inputs, targets, counts = tokens.cut(list("abcdefgh"))
     assert inputs == [["<BOS>", *"abcdefgh", "<EOS>"]]
     assert targets == [[*"abcdefgh", "<EOS>", "<PAD>"]]
     assert counts == [[1] * 10]
@@ -297,7 +297,7 @@ def test_full_sequence_has_no_padding():
 
 @given(st.lists(st.text("abc.'", min_size=1, max_size=4), max_size=45))
 def test_input_tokens_joined_give_the_comment_back(words):
-    inputs, targets, counts = pushshift.cut(words)
+    inputs, targets, counts = tokens.cut(words)
     flat = [token for row in inputs for token in row]
     real = sum(count for row in counts for count in row)
     assert flat[:real] == ["<BOS>", *words, "<EOS>"]
@@ -307,7 +307,7 @@ def test_input_tokens_joined_give_the_comment_back(words):
 
 
 @pytest.mark.parametrize(
-    ("body", "tokens"),
+    ("body", "expected"),
     [
         ("Don't SHOUT, please!", "don't shout , please !"),
         ("a well-known 3.5% (or 10,000)...", "a well-known 3.5 % ( or 10,000 ) . . ."),
@@ -319,13 +319,13 @@ def test_input_tokens_joined_give_the_comment_back(words):
         (" \n\t ", ""),
     ],
 )
-def test_tokens_by_hand(body, tokens):
-    assert pushshift.tokenize(body) == tokens.split()
+def test_tokens_by_hand(body, expected):
+    assert tokens.tokenize(body) == expected.split()
 
 
 @given(st.text())
 def test_no_text_can_forge_a_special_token_or_hold_a_blank(body):
-    for token in pushshift.tokenize(body):
+    for token in tokens.tokenize(body):
         assert token not in {"<BOS>", "<EOS>", "<PAD>", "<UNK>"}
         assert token.isascii()
         assert not any(letter.isspace() for letter in token)
@@ -512,7 +512,7 @@ def test_vocabulary_counts_train_only(tmp_path):
 
 
 def test_small_vocabulary_says_its_own_size():
-    built = prepare.build_vocab({"<PAD>": 50, "x": 1, "w": 1}, 10_000)
+    built = vocabulary.build_vocab({"<PAD>": 50, "x": 1, "w": 1}, 10_000)
     assert built == {"vocab": {"<PAD>": 0, "<UNK>": 1, "w": 2, "x": 3}, "size": 4, "unk_symbol": 1, "pad_symbol": 0}
 
 
@@ -599,4 +599,4 @@ def test_shipped_data_is_what_the_readme_says():
         assert_matching(content)
         sequences[name] = sum(len(x) for entry in content["user_data"].values() for x in entry["x"])
     assert sequences == {TRAIN: 67_850, TEST: 24_271}
-    assert prepare.usable_vocab(read(LM_DATA / "vocab.json")) == read(LM_DATA / "vocab.json")
+    assert vocabulary.usable_vocab(read(LM_DATA / "vocab.json")) == read(LM_DATA / "vocab.json")
