@@ -196,8 +196,9 @@ def iterate_users(path: Path, rules: Rules, folder: Path) -> Iterator[tuple[str,
     """
     counts = count_comments(path, rules)
     plan = _plan_buckets(choose_users(counts, rules), counts, rules.salt)
-    _log.info("%s: %d of %d users kept", path.name, len(plan), len(counts))
+    _log.info("%s: %d of %d users chosen", path.name, len(plan), len(counts))
     del counts
+    dropped = 0
     for bucket in _fill_buckets(path, rules, plan, folder):
         with bucket.open(encoding="ascii") as file:
             kept = sorted({Kept(*json.loads(line)) for line in file})  # a set: a dump may repeat a line
@@ -205,6 +206,11 @@ def iterate_users(path: Path, rules: Rules, folder: Path) -> Iterator[tuple[str,
         for uid, group in itertools.groupby(kept, key=lambda comment: comment.uid):
             comments = list(group)
             if len(comments) < rules.min_comments:
+                dropped += 1
                 continue
             split = max(1, math.floor(rules.train_fraction * len(comments) + 1e-9))  # 0.29 * 100 is 28.99...
             yield uid, _leaf_entry(comments[:split]), _leaf_entry(comments[split:])
+    if dropped == len(plan):
+        raise DataError(f"{path} repeats lines: without them no user has {rules.min_comments} usable comments")
+    if dropped:
+        _log.warning("%s repeats lines: without them %d of %d users have too few", path.name, dropped, len(plan))

@@ -478,6 +478,19 @@ def test_repeated_lines_are_kept_once(tmp_path):
     assert (train["num_samples"], test["num_samples"]) == ([3], [3])
 
 
+def test_users_who_fall_short_without_repeated_lines_are_told_of(tmp_path, caplog):
+    short = [comment("Bob_R", when) for when in range(3)]
+    records = [comment("Alice_Q", when) for when in range(5)] + short
+    train, _ = run_dump(tmp_path, records + short)
+    assert train["num_samples"] == [3]
+    assert "repeats lines: without them 1 of 2 users have too few" in caplog.text
+
+
+def test_a_dump_that_is_nothing_but_repeated_lines_is_refused(tmp_path, out, capsys):
+    dump = make_dump(tmp_path / "dump.jsonl", [comment("Bob_R", when) for when in range(3)] * 2)
+    assert_fails(capsys, out, ["pushshift", dump, out], "without them no user has 5 usable comments")
+
+
 def test_sample_depends_on_the_seed_and_not_on_salt_or_order(tmp_path):
     names = [f"person{number}" for number in range(30)]
     records = [comment(name, when, f"this was said by some{name}") for name in names for when in range(5)]
