@@ -321,6 +321,7 @@ def test_exchanging_changes_no_bit(reference, tmp_path, ranks):
     assert_same_record(tmp_path, expected)
 
 
+@pytest.mark.slow
 def test_some_exchange_and_some_share_memory(reference, tmp_path):
     data, expected = reference
     job = [data, *RUN, "--exchange", "always", "--output", tmp_path]

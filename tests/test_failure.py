@@ -101,9 +101,11 @@ def roles(process):
 @pytest.mark.parametrize(
     ("role", "index"),
     [
-        ("mpirun", 0),
         ("rank", 0),
-        *(pytest.param(*which, marks=pytest.mark.slow) for which in (("launcher", 0), ("rank", 1), ("rank", 2))),
+        *(
+            pytest.param(*which, marks=pytest.mark.slow)
+            for which in (("mpirun", 0), ("launcher", 0), ("rank", 1), ("rank", 2))
+        ),
     ],
 )
 def test_sigkill_of_any_process_ends_the_run(data, tmp_path, role, index):
@@ -122,6 +124,7 @@ def test_sigkill_ends_a_run_of_one_rank(data, tmp_path):
     ends(process, everything)
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_rank_ends_the_run_while_its_shard_is_replaced(data, tmp_path):
     """The new shard may not know yet where the store is that it has to remove."""
     process = hanging_run(data, tmp_path, ranks=1)
@@ -173,6 +176,7 @@ def test_a_cohort_larger_than_the_users(data, tmp_path):
     assert "12 users" in text
 
 
+@pytest.mark.slow
 def test_an_unknown_uid_in_a_plan(data, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps([["user001"], ["nobody"]]))
     flags = ["--sampler", "fixed", "--plan", tmp_path / "plan.json", "--rounds", 2, "--shards", 1]
@@ -202,6 +206,7 @@ def test_a_file_that_is_not_json_names_file_and_line(tmp_path):
     assert f"{path}: not JSON at line 2" in text
 
 
+@pytest.mark.slow
 def test_x_and_y_that_do_not_match_name_file_and_uid(tmp_path):
     def shorten(content):
         parsed = json.loads(content)

@@ -71,7 +71,7 @@ def test_a_read_only_output_folder_is_said_before_anything_starts(inside, data, 
     assert done.status == 2
 
 
-@pytest.mark.parametrize("size", ["4k", "48k"])
+@pytest.mark.parametrize("size", ["4k", pytest.param("48k", marks=pytest.mark.slow)])
 def test_a_full_disk_of_the_store_of_users(inside, data, tmp_path, size):
     """At the start, and in the middle of loading."""
     (tmp_path / "small").mkdir()

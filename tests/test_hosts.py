@@ -85,7 +85,9 @@ def assert_same_run(output, expected):
         pytest.param("", ["--shared-memory"], id="that share memory", marks=pytest.mark.slow),
         pytest.param("", ["--no-shared-memory", *EXCHANGE], id="that exchange"),
         # As the README has it: the scheduler shares the first host with a simulator.
-        pytest.param(f"{NETWORK}.1:2\n{NETWORK}.2:1", ["--no-shared-memory"], id="two ranks on the first"),
+        pytest.param(
+            f"{NETWORK}.1:2\n{NETWORK}.2:1", ["--no-shared-memory"], id="two ranks on the first", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_several_hosts_give_the_bits_of_one(hosts, data, alone, tmp_path, hostfile, memory):

@@ -33,7 +33,7 @@ def user_of(files, uid):
     return x, np.concatenate([part["y"] for part in parts])
 
 
-@pytest.mark.parametrize("clip", [5.0, 0.05])
+@pytest.mark.parametrize("clip", [pytest.param(5.0, marks=pytest.mark.slow), 0.05])
 def test_rounds_of_softmax_regression_equal_a_numpy_loop(tmp_path, clip):
     data = make_data(tmp_path / "data", seed=3)
     flags = ["--rounds", 4, "--sample-num", 6, "--epochs", 2, "--batch-size", 4, "--lr", 0.3, "--max-grad-norm", clip]
@@ -123,7 +123,7 @@ def leaf_users(data, day, split):
     return {uid: lm_batches(user, vocab) for uid, user in users.items()}
 
 
-@pytest.mark.parametrize("mode", ["federated", "centralized"])
+@pytest.mark.parametrize("mode", ["federated", pytest.param("centralized", marks=pytest.mark.slow)])
 def test_rounds_and_test_of_the_language_model_equal_a_paddle_loop(leaf, tmp_path, mode):
     run(SMALL_LM, leaf, "--rounds", 3, "--sample-num", 4, "--mode", mode, "--shards", 2, "--output", tmp_path, ranks=2)
     users = leaf_users(leaf, "20200101", "train")

@@ -151,6 +151,7 @@ def test_the_readmes_own_sampler_and_server_step(folder):
     assert np.mean(drawn) > 1.1 * np.mean(list(sizes.values()))
 
 
+@pytest.mark.slow
 def test_the_readmes_own_server_step_is_bounded(folder):
     top1(folder, "my_rules.py", "data", "--output", "one", "--rounds", "1", "--server-lr", "50")
     before, after = params(folder / "one", "initial"), params(folder / "one")
@@ -158,6 +159,7 @@ def test_the_readmes_own_server_step_is_bounded(folder):
     assert steps.max() == pytest.approx(0.1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_prox_example_without_its_pull_is_the_plain_task(folder, alone):
     assert top1(folder, "my_prox.py", "data", "--output", "prox0", "--mu", "0") == alone[0]
     assert same(params(folder / "prox0"), params(alone[1]))

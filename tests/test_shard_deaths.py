@@ -81,7 +81,7 @@ MOMENTS = {
 }
 
 
-FEW = ("after private parameters are stored", "while it waits for the next round")
+FEW = ("after private parameters are stored",)
 
 
 @pytest.mark.parametrize(
