@@ -16,7 +16,7 @@ parameter above 2**-24 in size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,11 +84,10 @@ class Sums:
             BadInput: with the parameter and the element.
         """
         for name, total in self.totals.items():
-            touched = self.touched[name]
-            rows = total if touched.all() else _by_row(total)[touched]
-            if rows.size and max(int(rows.max()), -int(rows.min())) > bound:
+            for rows in _touched_blocks(total, self.touched[name]):
                 worst = max(int(rows.max()), -int(rows.min()))
-                raise BadInput(f"parameter {name!r}: a sum of {worst} is beyond the {bound} that its users can add")
+                if worst > bound:
+                    raise BadInput(f"parameter {name!r}: a sum of {worst} is beyond the {bound} that its users can add")
 
     def settle(self, name: str) -> Int64:
         """One parameter's sum with zeros where nobody added."""
@@ -109,6 +108,25 @@ def sum_specs(shared: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
 def share_bound(users: int, cohort_size: int) -> int:
     """What no element of the sum of so many of a cohort's users goes beyond: see `ExactSum`."""
     return users * (2**62 // cohort_size + 1)
+
+
+def row_blocks(rows: npt.NDArray[np.intp], length: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Cuts rows of so many elements into blocks, so that temporaries stay small however many there are."""
+    step = max(1, BLOCK // max(1, length))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def _touched_blocks(total: Int64, touched: npt.NDArray[np.bool_]) -> Iterator[Int64]:
+    """What means something in a parameter's sum; never empty."""
+    if touched.all():
+        if total.size:
+            yield total
+        return
+    by_row = _by_row(total)
+    for rows in row_blocks(np.flatnonzero(touched), by_row.shape[1]):
+        if by_row.shape[1]:
+            yield by_row[rows]
 
 
 def _rows(shape: tuple[int, ...]) -> int:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from protos.codec import Array, Tensors
 from protos.errors import BadInput
-from scheduler.aggregation import BLOCK, Int64, Sums
+from scheduler.aggregation import BLOCK, Int64, Sums, row_blocks
 
 Float64 = npt.NDArray[np.float64]
 
@@ -98,10 +98,11 @@ class ServerOptimizer(ABC):
         if self.keeps_untouched and not self.slots and param.ndim > 1:
             touched = np.logical_or.reduce([s.touched[name] for s in sums])
             if not touched.all():
-                rows = np.flatnonzero(touched)
-                some = param[rows]
-                self._apply_flat(name, some.reshape(-1), [_gather(s, name, rows) for s in sums], factor, cohort_size)
-                param[rows] = some
+                for rows in row_blocks(np.flatnonzero(touched), math.prod(param.shape[1:])):
+                    some = param[rows]
+                    totals = [_gather(s, name, rows) for s in sums]
+                    self._apply_flat(name, some.reshape(-1), totals, factor, cohort_size)
+                    param[rows] = some
                 return
         totals = [s.settle(name).reshape(-1) for s in sums]
         self._apply_flat(name, param.reshape(-1), totals, factor, cohort_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from scheduler.server_optimizers import ServerOptimizer
 from simulator.days import list_days
 from simulator.logs import set_up_logging
 from simulator.meaning import differing, meaning_of
+from simulator.rank_memory import limit_arenas
 from simulator.record import read_npz
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scheduler_service import SchedulerService
@@ -82,6 +84,8 @@ class SimulationFramework:
     def run(self) -> None:
         """Plays this rank's part, and ends the process with one clear message if the run fails."""
         set_up_logging(f"rank {self._role.rank}")
+        if self._settings.tune:
+            limit_arenas(os.environ)
         for number in (signal.SIGINT, signal.SIGTERM):
             # SIGINT too: a script's background job starts with it ignored, and a launcher passes it on.
             signal.signal(number, _interrupt)

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from simulator.rank_memory import ARENAS
+
 # glibc gives large blocks back to the system and takes them again at every step,
-# with a page fault for each page; keeping them saves a third of a step.
+# with a page fault for each page; keeping them saves a third of a step.  Arenas: see there.
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "2000000000",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
     "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_ARENA_MAX": str(ARENAS),
 }
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_", "SLURM_PROCID")

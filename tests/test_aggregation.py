@@ -122,6 +122,17 @@ def test_a_number_and_an_empty_array_are_summed_too():
     assert summed([(np.zeros((0, 4)), 1)], np.zeros((0, 4)), FRACTION_BITS, (0, 4)).shape == (0, 4)
 
 
+def test_a_bound_holds_for_touched_rows_of_all_blocks_and_for_no_others():
+    total, touched = np.zeros((400, 256), np.int64), np.arange(400) % 2 == 1  # 200 rows of 256: more than one block
+    total[398, 0] = 1 << 60
+    sums = Sums({"w": total}, {"w": touched})
+    sums.check(9)
+    total[399, 255] = -10
+    with pytest.raises(BadInput, match="'w': a sum of 10 is beyond the 9"):
+        sums.check(9)
+    sums.check(10)
+
+
 def test_whole_sums_are_touched_everywhere():
     sums = Sums.whole({"w": np.arange(6).reshape(SHAPE)})
     assert sums.touched["w"].tolist() == [True, True]

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import ROOT
 
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
@@ -28,6 +30,7 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "2000000000",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
     "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_ARENA_MAX": "2",
 }
 
 
@@ -56,6 +59,50 @@ def test_what_the_user_has_set_is_kept():
     mine = {"MALLOC_TOP_PAD_": "1", "MKL_DEBUG_CPU_TYPE": "4", "CUDA_VISIBLE_DEVICES": "0", "FLAGS_x": "y"}
     assert mine.items() <= environment(mine).items()
     assert environment()["CUDA_VISIBLE_DEVICES"] == ""
+
+
+# Each thread in turn takes and gives back 4 MiB, in pieces that come from its arena, while the others live on.
+THREADS = """
+import os, sys, threading
+import psutil
+from simulator.rank_memory import limit_arenas
+if "limit" in sys.argv:
+    print(limit_arenas(os.environ), end=" ")
+together, done, turn = threading.Barrier(13), threading.Barrier(13), threading.Lock()
+def work():
+    together.wait()
+    with turn:
+        pieces = [b"x" * (64 << 10) for _ in range(64)]
+        kept = bytearray(1 << 10)  # what lies above the pieces keeps them from the system
+        del pieces
+    done.wait()
+    together.wait()
+for _ in range(12):
+    threading.Thread(target=work, daemon=True).start()
+before = psutil.Process().memory_full_info().uss
+together.wait()
+done.wait()
+print(psutil.Process().memory_full_info().uss - before)
+"""
+
+
+def grown_by(*arguments, **variables):
+    command = [sys.executable, "-c", THREADS, *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.split()
+
+
+def test_threads_of_a_rank_share_arenas():
+    (free,), (said, shared) = grown_by(), grown_by("limit")
+    assert said == "True"
+    assert int(shared) < int(free) / 2
+
+
+def test_arenas_that_the_user_has_set_are_kept():
+    said, _ = grown_by("limit", MALLOC_ARENA_MAX="40")
+    assert said == "False"
 
 
 def test_a_shard_has_one_thread_whatever_the_machine_is_set_to():

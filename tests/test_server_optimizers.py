@@ -195,6 +195,14 @@ def test_any_number_of_accumulators_and_untouched_rows_make_the_same_step(name):
         assert y.tobytes() == x.tobytes()
 
 
+def test_touched_rows_of_many_blocks_move_and_no_others():
+    param, totals = np.ones((400, 256), np.float32), np.full((400, 256), 3)
+    touched = np.arange(400) % 3 != 0  # 266 rows of 256: more than two blocks
+    FedAvg(1.0).apply("w", param, [Sums({"w": totals}, {"w": touched})], 0.5, 1)
+    assert (param[touched] == 2.5).all()
+    assert (param[~touched] == 1.0).all()
+
+
 @pytest.mark.parametrize("rate", [1e-46, 1.0])
 def test_a_parameter_never_becomes_minus_zero(rate):
     """-0.0 would turn into 0.0 in a row that is touched by a zero delta, and stay in one that is not."""
