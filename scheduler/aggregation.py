@@ -119,14 +119,14 @@ def row_blocks(rows: npt.NDArray[np.intp], length: int) -> Iterator[npt.NDArray[
 
 def _touched_blocks(total: Int64, touched: npt.NDArray[np.bool_]) -> Iterator[Int64]:
     """What means something in a parameter's sum; never empty."""
+    if not total.size:
+        return
     if touched.all():
-        if total.size:
-            yield total
+        yield total
         return
     by_row = _by_row(total)
     for rows in row_blocks(np.flatnonzero(touched), by_row.shape[1]):
-        if by_row.shape[1]:
-            yield by_row[rows]
+        yield by_row[rows]
 
 
 def _rows(shape: tuple[int, ...]) -> int:

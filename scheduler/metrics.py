@@ -45,6 +45,11 @@ def reduce_metrics(results: Sequence[UserResult]) -> dict[str, Pair]:
     }
 
 
+def mean_metrics(results: Sequence[UserResult]) -> dict[str, float]:
+    """Each metric over all users: the sum of their sums divided by the sum of their counts."""
+    return {name: ratio(pair) for name, pair in reduce_metrics(results).items()}
+
+
 def _sum(values: Sequence[float]) -> float:
     """Correctly rounded; NaN where a value is not finite or the sum is beyond float64."""
     try:

@@ -26,7 +26,7 @@ class PushedSums:
         self._sums: list[Sums] = []
         # Of the simulators that exchange among themselves: who has which part, and all parts put together.
         self._parts: Parts | None = None
-        self._whole: Sums | None = None
+        self._whole = Sums.whole({})
 
     def form_group(self, group: Sequence[int], specs: Mapping[str, TensorSpec]) -> None:
         """From now on these simulators exchange among themselves, and each pushes its part of the parameters."""
@@ -82,7 +82,7 @@ class PushedSums:
     def add(self, rank: int, new: Sums) -> None:
         """Keeps a push until the last is in; streamed ones are added up, so that memory does not grow with them."""
         parts = self._parts_of(rank)
-        if parts is not None and self._whole is not None:
+        if parts is not None:
             for name, target in parts.views(self._whole.totals, rank).items():
                 target[...] = new.totals[name]
             return
@@ -96,7 +96,7 @@ class PushedSums:
     def take(self, round_: OpenRound) -> list[Sums]:
         """All sums of a round that is complete; those of the next one come after."""
         taken, self._sums = self._sums, []
-        if self._whole is not None and round_.peer_users:
+        if round_.peer_users:
             taken.append(self._whole)
         return taken
 

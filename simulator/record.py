@@ -21,7 +21,7 @@ import yaml
 from protos.codec import Array, Tensors
 from protos.errors import FLError
 from scheduler.messages import Layout
-from scheduler.metrics import SPREAD, TIMES, ratio, reduce_metrics, user_spread
+from scheduler.metrics import SPREAD, TIMES, mean_metrics, ratio, user_spread
 from scheduler.rounds import TRAIN, RoundRecord
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class RunRecord:
 
     def on_record(self, record: RoundRecord) -> None:
         """Adds rows to metrics.csv, and to cohorts.json or per_user.csv."""
-        values = {name: ratio(pair) for name, pair in reduce_metrics(record.results).items()}
+        values = mean_metrics(record.results)
         row: dict[str, Any] = {"date": record.at.date, "round": record.at.round, "phase": record.phase}
         row |= {"users": len(record.results), "examples": sum(r.examples for r in record.results)}
         row |= {name: _number(value) for name, value in values.items()}

@@ -14,7 +14,7 @@ from protos.errors import BadInput
 from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
 from scheduler.coordinator import Coordinator
 from scheduler.messages import Layout
-from scheduler.metrics import TIMES, ratio, reduce_metrics, user_spread
+from scheduler.metrics import TIMES, mean_metrics, user_spread
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules
 from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_server import start_scheduler_server
@@ -178,9 +178,11 @@ class SchedulerService:
             lines.append(f"{self._rounds} rounds in {whole:.1f} s: {parts}")
         lines.append(f"record in {self.record.folder}")
         if self._last_test is not None:
-            metrics = {name: ratio(pair) for name, pair in reduce_metrics(self._last_test.results).items()}
-            top1, every = metrics.get("top1"), ", ".join(f"{name} {value:.6f}" for name, value in metrics.items())
-            lines.append(f"infer results: {every if top1 is None else f'{top1:.6f}'}")
+            metrics = mean_metrics(self._last_test.results)
+            if "top1" in metrics:
+                lines.append(f"infer results: {metrics['top1']:.6f}")
+            else:
+                lines.append("infer results: " + ", ".join(f"{name} {value:.6f}" for name, value in metrics.items()))
         return lines
 
     def abandon(self, message: str) -> None:
@@ -190,7 +192,7 @@ class SchedulerService:
 
 
 def _describe_test(record: RoundRecord) -> str:
-    metrics = {name: ratio(pair) for name, pair in reduce_metrics(record.results).items()}
+    metrics = mean_metrics(record.results)
     values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     text = f"test on {record.at.date} after {record.at.round} rounds: {len(record.results)} users, {values}"
     if "top1" in metrics:

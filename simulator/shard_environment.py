@@ -10,7 +10,7 @@ from pathlib import Path
 from simulator.rank_memory import ARENAS
 
 # glibc gives large blocks back to the system and takes them again at every step,
-# with a page fault for each page; keeping them saves a third of a step.  Arenas: see there.
+# with a page fault for each page; keeping them saves a third of a step.  rank_memory.py tells of arenas.
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "2000000000",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",

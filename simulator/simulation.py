@@ -88,8 +88,6 @@ class Simulation:
         # What the scheduler's watch has ended with.
         self._last_words: FLError | None = None
         self._over = threading.Event()
-        # The global round this run begins with.
-        self._first_step = 0
         self._saver: PrivateSaver | None = None
         self._resumed: Resumed | None = None
 
@@ -116,7 +114,6 @@ class Simulation:
         self._join()
         if self._settings.resume is not None:
             self._resumed = agree_on_checkpoint(self._client, self._output / FOLDER)
-            self._first_step = self._resumed.offer.step
         self._make_model()
         days = plan_days(
             self.layout.days,
@@ -191,6 +188,11 @@ class Simulation:
         """How parameters and sums travel."""
         assert self._transport is not None, "the model comes first"
         return self._transport
+
+    @property
+    def _first_step(self) -> int:
+        """The global round this run begins with."""
+        return 0 if self._resumed is None else self._resumed.offer.step
 
     # -- start -----------------------------------------------------------------
 
