@@ -20,6 +20,7 @@ from simulator import Settings
 PAGES = [ROOT / name for name in ("README.md", "README_cn.md", "CHANGELOG.md", "lm_data/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECORD, ERRORS = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("record.md", "errors.md"))
 CHANCE = 0.25  # of the README's task, with four classes
 # Programs that a reader runs but that this project does not make: their options, by name.
 FOREIGN_OPTIONS = {
@@ -183,13 +184,12 @@ def test_only_shards_import_paddle_in_the_new_task(folder):
 
 def test_the_record_has_the_files_and_columns_the_readme_lists(folder, alone):
     output = alone[1]
-    part = section(README, "What a run leaves behind")
-    files = [name for row in rows(part) for name in spans(row[0]) if "." in name or "/" in name]
+    files = [name for row in rows(RECORD) for name in spans(row[0]) if "." in name or "/" in name]
     assert len(files) == 8
     # Without private parameters, and in less than a minute.
     rare = {"params/private/UID.npz", "checkpoints/step-N.ckpt"}
     assert {name for name in files if not (output / name).exists()} == rare
-    named = [name for row in rows(part) for name in spans(row[0]) if name not in files]
+    named = [name for row in rows(RECORD) for name in spans(row[0]) if name not in files]
     head = (output / "metrics.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert named == head
     for line in (output / "metrics.csv").read_text(encoding="utf-8").splitlines()[1:]:
@@ -368,7 +368,7 @@ def text_of(node):
 
 
 def error_lines():
-    return [spans(cells[0])[0] for cells in rows(section(README, "When something goes wrong"))]
+    return [spans(cells[0])[0] for cells in rows(ERRORS)]
 
 
 def test_the_error_table_is_read_at_all():
