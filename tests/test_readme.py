@@ -231,7 +231,7 @@ def test_every_file_named_exists(page, alone):
     text = page.read_text(encoding="utf-8")
     files = [name for name in spans(text) if re.fullmatch(r"[\w./-]+\.(py|md|proto|json|yaml|npz|csv)", name)]
     made = {*programs(), "my.yaml"}
-    forbidden = {name.strip("`") for name in re.findall(r"Do not name your files (.+?):", text)[:1]}
+    forbidden = {name.strip("`") for name in re.findall(r"Do not name your files (.+?):", README)}
     forbidden = {part for names in forbidden for part in re.findall(r"\w+\.py", names)}
     for name in set(files) - made - forbidden:
         places = [ROOT, page.parent, alone[1], ROOT / "lm_data", ROOT / "lm_data" / "20200101"]
