@@ -80,6 +80,14 @@ class TrainerBase(ABC):
         self.max_grad_norm = max_grad_norm
         self.shuffle = shuffle
 
+    @property
+    def only_looks(self) -> bool:
+        """Whether a test runs nothing but the model's forward pass.
+
+        Then large parameters are compared once for many users, not after each.
+        """
+        return type(self).evaluate_user is TrainerBase.evaluate_user
+
     @abstractmethod
     def make_model(self) -> ModelBase:
         """The model, built once in every worker process; Paddle is seeded before."""
@@ -166,7 +174,11 @@ class TrainerBase(ABC):
         return totals
 
     def evaluate_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
-        """Metrics on one user's examples, as name -> (sum, count); the model does not change."""
+        """Metrics on one user's examples, as name -> (sum, count).
+
+        Whatever it does to the model, such as training it on some of the examples first, is
+        undone before the next user, and is not kept.
+        """
         import paddle
 
         totals: Metrics = {}
