@@ -11,15 +11,20 @@ from protos.codec import to_bundle
 from protos.errors import BadInput
 from simulator import jobs
 from simulator.data_client import DataClient
-from simulator.examples import check_examples
+from simulator.examples import Examples, check_examples
 from simulator.store import UserRecord
 
 BATCH_BYTES = 8 << 20
 
 
 def read_files(
-    reader: Any, client: DataClient, job: jobs.ReadFiles, turns: Iterable[int], at_file: Callable[[Path], None]
-) -> dict[str, int]:
+    reader: Any,
+    client: DataClient,
+    job: jobs.ReadFiles,
+    turns: Iterable[int],
+    at_file: Callable[[Path], None],
+    weigh: Callable[[str, Examples], float],
+) -> jobs.UsersRead:
     """Reads files and hands their users to the data servers that own them.
 
     Args:
@@ -28,9 +33,10 @@ def read_files(
         job: the files.
         turns: which of them are this shard's, one after another.
         at_file: told of each file before it is opened.
+        weigh: a user's weight, if the job asks for it.
 
     Returns:
-        uid -> examples that were read here.
+        The users that were read here.
 
     Raises:
         BadInput: a user's examples cannot be right; with the file and the uid.
@@ -38,15 +44,20 @@ def read_files(
     # Parsing makes millions of objects and no cycles: looking for some takes half of the time.
     gc.disable()
     try:
-        return _read(reader, client, job, turns, at_file)
+        return _read(reader, client, job, turns, at_file, weigh)
     finally:
         gc.enable()
 
 
 def _read(
-    reader: Any, client: DataClient, job: jobs.ReadFiles, turns: Iterable[int], at_file: Callable[[Path], None]
-) -> dict[str, int]:
-    counts: dict[str, int] = {}
+    reader: Any,
+    client: DataClient,
+    job: jobs.ReadFiles,
+    turns: Iterable[int],
+    at_file: Callable[[Path], None],
+    weigh: Callable[[str, Examples], float],
+) -> jobs.UsersRead:
+    read = jobs.UsersRead()
     for i in turns:
         number, path = job.files[i]
         at_file(path)
@@ -55,7 +66,8 @@ def _read(
         for place, (uid, examples) in enumerate(reader.read(path)):
             uid = str(uid)
             try:
-                counts[uid] = counts.get(uid, 0) + check_examples(uid, examples)
+                count = check_examples(uid, examples)
+                read.add(uid, count, weigh(uid, examples) if job.weigh else None)
             except BadInput as error:
                 raise BadInput(f"{path}: {error}") from error
             owner = client.owner(uid)
@@ -67,4 +79,4 @@ def _read(
                 sizes[owner] = 0
         for owner, records in batches.items():
             client.send_data(owner, records)
-    return counts
+    return read
