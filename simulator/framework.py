@@ -135,8 +135,8 @@ class SimulationFramework:
 
     def _check(self) -> None:
         """Finds what is wrong before anything is started; the first rank with a problem speaks for all."""
+        problem: str | None = None
         try:
-            problem = self._role.problem
             if self._reader is None or self._trainer is None:
                 raise FLError("set_reader and set_trainer come before run")
             self._role.prepare_network(self._settings.interface)

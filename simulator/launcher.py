@@ -6,10 +6,14 @@ import os
 import select
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 # Started by a person or a script, at the top of everything a launcher starts on this machine.
-_LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra")
+_LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "mpirun.openmpi", "mpiexec.openmpi", "orterun", "prterun")
+_CANCEL_LATER = 'sleep "$1"; exec scancel "$2"'
+# scancel speaks with Slurm's controller; a controller that does not answer must hold nobody up.
+_CANCEL_SECONDS = 20.0
 _END_LATER = 'sleep "$1"; [ "$(cat "/proc/$2/comm")" = "$3" ] && kill -TERM "$2"'
 
 
@@ -41,6 +45,30 @@ def end_launcher_later(seconds: float) -> subprocess.Popen[bytes] | None:
         ["/bin/sh", "-c", _END_LATER, "sh", str(seconds), str(pid), name],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
+
+
+def cancel_step_later(seconds: float, environ: Mapping[str, str]) -> int | None:
+    """Has Slurm end this step if it still runs in a while; returns the exit status of `scancel`, None without a step.
+
+    `srun` waits for the tasks of a host that is cut off until Slurm gives the host up, which takes
+    minutes.  A step that is cancelled ends within KillWait, whatever its hosts say.  This process
+    waits for it: what a task starts ends with the task.
+
+    Args:
+        seconds: for the other ranks to end by themselves.
+        environ: of this process.
+    """
+    job, step = environ.get("SLURM_JOB_ID"), environ.get("SLURM_STEP_ID")
+    if job is None or step is None:
+        return None
+    command = ["/bin/sh", "-c", _CANCEL_LATER, "sh", str(seconds), f"{job}.{step}"]
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+            timeout=seconds + _CANCEL_SECONDS,
+        ).returncode  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return 1
 
 
 def find_launcher(pid: int) -> tuple[int, str] | None:

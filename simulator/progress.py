@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -16,6 +15,8 @@ from protos.codec import Tensors
 from scheduler.messages import Layout
 from scheduler.metrics import ratio, reduce_metrics
 from scheduler.rounds import TRAIN, RoundRecord
+from simulator.launch_environment import launch_of
+from simulator.launcher import find_launcher
 
 logger = logging.getLogger(__name__)
 
@@ -93,32 +94,17 @@ class RunProgress:
 
 
 def on_terminal() -> bool:
-    """Whether this process, or the mpirun that passes its output on, writes to a terminal."""
-    if sys.stdout is not None and sys.stdout.isatty():
-        return True
-    pid = os.getpid()
-    for _ in range(3):
-        pid = _parent(pid)
-        if pid <= 1:
-            return False
-        if _name(pid).startswith(("mpiexec", "mpirun", "hydra", "prterun", "orterun")):
-            try:
-                if os.readlink(f"/proc/{pid}/fd/1").startswith(("/dev/pts/", "/dev/tty")):  # noqa: PTH115
-                    return True
-            except OSError:
-                return False
-    return False
+    """Whether what this process writes is seen on a terminal, if need be through the launcher that passes it on.
 
-
-def _parent(pid: int) -> int:
+    The launcher's own output counts: Open MPI gives its ranks a terminal even if it writes to a
+    file, MPICH gives them a pipe.  A launcher on another machine is not asked: plain lines are right anywhere.
+    """
+    if launch_of(os.environ) is None:
+        return sys.stdout is not None and sys.stdout.isatty()
+    launcher = find_launcher(os.getppid())
+    if launcher is None:
+        return False
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8")
+        return os.readlink(f"/proc/{launcher[0]}/fd/1").startswith(("/dev/pts/", "/dev/tty"))  # noqa: PTH115
     except OSError:
-        return ""
+        return False

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,56 +17,43 @@ import numpy as np
 
 from protos.certificates import Credentials, certify, make_key
 from simulator.addresses import LOOPBACK, choose_address, own_addresses, place
-from simulator.launcher import end_launcher_later, leave_with
+from simulator.cores import cores_for_shards, cpu_limit, out_of_reach, own_cores
+from simulator.launch_environment import Launch, launch_of, wrong_library
+from simulator.launcher import cancel_step_later, end_launcher_later, leave_with
 from simulator.node_memory import leave_without_shared_memory
 
 logger = logging.getLogger(__name__)
 
-# Set by the launchers of MPICH, Open MPI and Slurm in every rank.
-_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 # How long the other ranks get to end MPI together with this one.
 _PATIENCE = 3.0
-
-
-def launcher_rank() -> int | None:
-    """The rank a launcher gave this process, None without a launcher; needs no MPI."""
-    for name in _RANK_VARIABLES:
-        value = os.environ.get(name)
-        if value is not None and value.isdigit():
-            return int(value)
-    return None
 
 
 class FLSimRoleMaker:
     """Rank 0 is the scheduler, every other rank a simulator; a single rank is both.
 
     Args:
-        comm: an MPI communicator; None for COMM_WORLD if a launcher started this
-            process, and for a run of one rank if not.
+        comm: an MPI communicator; None for COMM_WORLD if a launcher started several
+            processes, and for a run of one rank if not.
+
+    Raises:
+        SystemExit: MPI cannot start, or does not see the other ranks.
     """
 
     def __init__(self, comm: Any = None) -> None:
-        if comm is None and launcher_rank() is not None:
+        launch = launch_of(os.environ)
+        if comm is None and launch is not None and launch.size != 1:
             leave_without_shared_memory(os.environ)
-            # Here and not at the top: a shard imports this module too and must not start MPI.
-            from mpi4py import MPI
-
-            comm = MPI.COMM_WORLD
+            comm = _start_mpi(launch)
         self._comm = comm
+        # Who started this rank; None for nobody but its user.
+        self.launcher: str | None = None if launch is None else launch.launcher
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()
-        expected = os.environ.get("SLURM_NTASKS", "")
-        # What keeps the run from starting, for the framework to say.
-        self.problem: str | None = None
-        if comm is not None and self.size == 1 and expected.isdigit() and int(expected) > 1:
-            self.problem = (
-                f"Slurm started {expected} tasks but MPI sees one rank: its MPI plugin does not fit; "
-                "try srun --mpi=pmi2 or --mpi=pmix"
-            )
         self.host = socket.gethostname()
-        told = self._gather([self.host, place()])
-        self.hosts: list[str] = [host for host, _ in told]
-        self._places: list[str] = [where for _, where in told]
+        told = self._gather([self.host, place(), own_cores()])
+        self.hosts: list[str] = [host for host, _, _ in told]
+        self._places: list[str] = [where for _, where, _ in told]
+        self._cores: list[list[int]] = [cores for _, _, cores in told]
         self._address = LOOPBACK
         self._key: tuple[bytes, bytes] | None = None
         # What opens the other ranks' doors; None while all are on one host.
@@ -78,10 +66,15 @@ class FLSimRoleMaker:
         """Ranks of all simulators."""
         return tuple(range(1, self.size)) if self.size > 1 else (0,)
 
-    @property
-    def simulators_here(self) -> int:
-        """Simulators on this machine."""
-        return sum(self._places[rank] == self._places[self.rank] for rank in self.simulator_ranks)
+    def cores_for_shards(self) -> int:
+        """Cores that this simulator has for its shards; it shares the machine with the other simulators there."""
+        here = [rank for rank in self.simulator_ranks if self._places[rank] == self._places[self.rank]]
+        others = [self._cores[rank] for rank in here if rank != self.rank]
+        return cores_for_shards(self._cores[self.rank], others, cpu_limit())
+
+    def cores_out_of_reach(self) -> str | None:
+        """A line on cores that the launcher keeps from this rank, if it keeps half of them or more."""
+        return out_of_reach(self._cores[self.rank], os.cpu_count() or 1, self.launcher)
 
     @property
     def spans_hosts(self) -> bool:
@@ -193,6 +186,8 @@ class FLSimRoleMaker:
             output.flush()
         if code and self.spans_hosts:
             end_launcher_later(_PATIENCE)
+            if self.launcher == "srun":
+                cancel_step_later(_PATIENCE, os.environ)
         if self._comm is not None:
             self._end_soon(code)
             self.detach()
@@ -215,6 +210,37 @@ class FLSimRoleMaker:
         self._comm.Allgatherv(raw, [gathered, sizes])
         ends = np.cumsum(sizes)
         return [json.loads(gathered[end - size : end].tobytes()) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _start_mpi(launch: Launch) -> Any:
+    """COMM_WORLD of all ranks that were started.
+
+    Raises:
+        SystemExit: the MPI library is not the launcher's: each rank would be alone, and a run of its own.
+    """
+    # Here and not at the top: a shard imports this module too and must not start MPI.
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    with warnings.catch_warnings():
+        # mpi4py's own words on a launcher that does not fit; the line below says more.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        from mpi4py import MPI
+
+    library = MPI.Get_library_version().strip().splitlines()[0].strip(" \0").split(",")[0]
+    library = " ".join(library.split())
+    fits = not launch.refuses(MPI.get_vendor()[0])
+    if fits:
+        if not MPI.Is_initialized():
+            MPI.Init_thread()
+        fits = MPI.COMM_WORLD.Get_size() > 1 or launch.size is None
+    if not fits:
+        if launch.rank == 0:
+            sys.stderr.write(f"error: {wrong_library(launch, library)}\n")
+        if MPI.Is_initialized():
+            MPI.Finalize()
+        raise SystemExit(2)
+    return MPI.COMM_WORLD
 
 
 def _unname_shared_memory() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ from scheduler.samplers import (
     UniformSampler,
 )
 from scheduler.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
-from simulator.role_maker import FLSimRoleMaker, launcher_rank
+from simulator.launch_environment import launcher_rank
+from simulator.role_maker import FLSimRoleMaker
 
 BAD_USAGE = 2
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
@@ -161,14 +163,14 @@ def parse_settings(kind: type[AnySettings], arguments: Sequence[str] | None = No
     Raises:
         SystemExit: 0 after --help, 2 after a mistake.
     """
-    quiet = bool(launcher_rank())
+    quiet = bool(launcher_rank(os.environ))
     try:
         with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
             return read_settings(kind, sys.argv[1:] if arguments is None else list(arguments))
     except BadInput as error:
         if not quiet:
             sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
-        if launcher_rank() is not None:
+        if launcher_rank(os.environ) is not None:
             FLSimRoleMaker().refuse(str(error), BAD_USAGE)
         raise SystemExit(BAD_USAGE) from error
 

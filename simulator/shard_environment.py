@@ -18,7 +18,7 @@ _KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": str(ARENAS),
 }
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_", "SLURM_PROCID")
+_LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
 
 
 def shard_environment(environ: Mapping[str, str], *, tune: bool, cpu: str | None = None) -> dict[str, str]:
@@ -57,10 +57,3 @@ def cpu_vendor() -> str:
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

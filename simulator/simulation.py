@@ -36,7 +36,6 @@ from simulator.resuming import Resumed, agree_on_checkpoint
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scratch import ScratchFolder
 from simulator.settings import Settings
-from simulator.shard_environment import usable_cores
 from simulator.shard_pool import ShardPool
 from simulator.store import UserStore
 from simulator.transport import Exchanged, InMemory, Streamed, Transport, use_memory
@@ -199,7 +198,11 @@ class Simulation:
     def _start(self) -> None:
         self._scratch = ScratchFolder()
         self._store = UserStore(self._scratch.path)
-        shards = self._settings.shards or max(1, usable_cores() // self._role.simulators_here)
+        shards = self._settings.shards
+        if shards is None:
+            shards = self._role.cores_for_shards()
+            if kept := self._role.cores_out_of_reach():
+                logger.warning("%s", kept)
         self._pool = ShardPool(
             shards,
             tune=self._settings.tune,

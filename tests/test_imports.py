@@ -197,3 +197,10 @@ def test_a_proto_that_cannot_be_read_stops_codegen(bare):
     done = python("import run_codegen; run_codegen.generate()", cwd=bare, path=bare)
     assert done.returncode == 1
     assert "RuntimeError: protoc failed on protos/data_server.proto" in done.stderr
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_another_system_than_linux_is_told_in_one_line(tmp_path, platform):
+    done = python(f"import sys; sys.platform = {platform!r}; import simulator", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"this program needs Linux (it is {platform} here); in a Linux container or WSL 2 it runs\n"

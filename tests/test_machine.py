@@ -20,9 +20,9 @@ from scheduler.metrics import UserResult
 from scheduler.rounds import RoundRecord, Timings
 from scheduler.samplers import Round
 from simulator.progress import RunProgress
-from simulator.role_maker import _RANK_VARIABLES, FLSimRoleMaker, launcher_rank
+from simulator.role_maker import FLSimRoleMaker
 from simulator.scratch import ScratchFolder
-from simulator.shard_environment import cpu_vendor, shard_environment, usable_cores
+from simulator.shard_environment import cpu_vendor, shard_environment
 
 # -- a shard's environment ---------------------------------------------------------
 
@@ -118,23 +118,7 @@ def test_a_shard_finds_what_its_simulator_finds(monkeypatch):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", _RANK_VARIABLES)
-def test_a_shard_is_not_taken_for_a_rank(monkeypatch, name):
-    for other in _RANK_VARIABLES:
-        monkeypatch.delenv(other, raising=False)
-    assert launcher_rank() is None
-    monkeypatch.setenv(name, "3")
-    assert launcher_rank() == 3
-    shard = environment(dict(os.environ))
-    monkeypatch.delenv(name)
-    for variable, value in shard.items():
-        monkeypatch.setenv(variable, value)
-    assert launcher_rank() is None
-
-
-def test_the_machine_is_asked_for_cores_and_vendor(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert usable_cores() == 3
+def test_the_machine_is_asked_for_its_vendor(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda self, **_: "processor : 0\nvendor_id\t: GenuineIntel\nflags : x\n")
     assert cpu_vendor() == "GenuineIntel"
     assert "MKL_DEBUG_CPU_TYPE" not in environment(cpu=None)
@@ -167,22 +151,28 @@ class Comm:
 @pytest.mark.parametrize(
     ("rank", "hosts", "parts"),
     [
-        (0, ["me"], (True, True, (0,), 1)),
-        (0, ["me", "me"], (True, False, (1,), 1)),
-        (1, ["me", "me"], (False, True, (1,), 1)),
-        (2, ["a", "me", "me", "b"], (False, True, (1, 2, 3), 2)),
+        (0, ["me"], (True, True, (0,))),
+        (0, ["me", "me"], (True, False, (1,))),
+        (1, ["me", "me"], (False, True, (1,))),
+        (2, ["a", "me", "me", "b"], (False, True, (1, 2, 3))),
     ],
 )
 def test_rank_0_schedules_and_the_others_simulate(rank, hosts, parts):
     # Two machines of one name are two machines.
-    role = FLSimRoleMaker(Comm(rank, [("node", host) for host in hosts]))
+    role = FLSimRoleMaker(Comm(rank, [("node", host, [0, 1]) for host in hosts]))
     assert role.hosts == ["node"] * len(hosts)
     assert role.spans_hosts == (len(set(hosts)) > 1)
-    assert (role.is_scheduler(), role.is_simulator(), role.simulator_ranks, role.simulators_here) == parts
+    assert (role.is_scheduler(), role.is_simulator(), role.simulator_ranks) == parts
+
+
+def test_simulators_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr("simulator.role_maker.cpu_limit", lambda: None)
+    told = [("node", "a", [0, 1, 2, 3]), ("node", "me", [0, 1, 2, 3]), ("node", "me", [0, 1, 2, 3]), ("n", "b", [0])]
+    assert [FLSimRoleMaker(Comm(rank, told)).cores_for_shards() for rank in (1, 2, 3)] == [2, 2, 1]
 
 
 def test_without_a_launcher_one_process_is_both(monkeypatch):
-    for name in _RANK_VARIABLES:
+    for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
     role = FLSimRoleMaker()
     assert (role.rank, role.size, role.is_scheduler(), role.is_simulator()) == (0, 1, True, True)
