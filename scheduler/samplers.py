@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -134,7 +134,8 @@ class FixedSampler(Sampler):
 
     name: ClassVar[str] = "fixed"
     plan: tuple[tuple[str, ...], ...]
-    source: str = "the plan"
+    # For errors; where a plan lies makes no difference.
+    source: str = field(default="the plan", compare=False)
 
     @classmethod
     def from_file(cls, path: Path) -> FixedSampler:
