@@ -18,11 +18,13 @@ from scheduler.server_optimizers import ServerOptimizer
 from simulator.days import list_days
 from simulator.in_force import Pieces, refuse_idle
 from simulator.logs import set_up_logging
+from simulator.main_script import refuse_in_shard
 from simulator.meaning import differing, meaning_of
 from simulator.rank_memory import limit_arenas
 from simulator.record import read_npz
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scheduler_service import SchedulerService
+from simulator.sending import check_sendable
 from simulator.settings import BAD_USAGE, Settings
 from simulator.shard_crew import ShardCrash
 from simulator.simulation import Simulation, Task
@@ -80,6 +82,7 @@ class SimulationFramework:
 
     def run(self) -> None:
         """Plays this rank's part, and ends the process with one clear message if the run fails."""
+        refuse_in_shard()
         set_up_logging(f"rank {self._role.rank}")
         if self._settings.tune:
             limit_arenas(os.environ)
@@ -137,6 +140,8 @@ class SimulationFramework:
             if self._pieces.reader is None or self._pieces.trainer is None:
                 raise FLError("set_reader and set_trainer come before run")
             self._pieces.take_settings(self._settings)
+            check_sendable("reader", self._pieces.reader)
+            check_sendable("trainer", self._pieces.trainer)
             self._role.prepare_network(self._settings.interface)
             self._rules = self._make_rules()
             refuse_idle(self._settings, self._pieces, self._rules)

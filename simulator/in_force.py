@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from protos.errors import BadInput
@@ -87,7 +88,8 @@ def _refuse_together(settings: Settings, rules: Rules) -> None:
 
 def _said(name: str, settings: Settings, pieces: Pieces, rules: Rules) -> str:
     """One line on a setting that does nothing."""
-    begin = f"{flag_of(name)} {shortened(vars(settings)[name])} would do nothing"
+    value = vars(settings)[name]
+    begin = f"{flag_of(name)} {value if isinstance(value, str | Path) else shortened(value)} would do nothing"
     part = _FOR.get(name)
     if part is None:
         return f"{begin}: neither the page nor a piece it sets reads settings.{name}"

@@ -198,10 +198,12 @@ def parse_settings(kind: type[AnySettings], arguments: Sequence[str] | None = No
         with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
             return read_settings(kind, sys.argv[1:] if arguments is None else list(arguments))
     except BadInput as error:
+        # The name of a file may hold a line's end.
+        said = str(error).replace("\n", "\\n")
         if not quiet:
-            sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+            sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {said}\n")
         if launcher_rank() is not None:
-            FLSimRoleMaker().refuse(str(error), BAD_USAGE)
+            FLSimRoleMaker().refuse(said, BAD_USAGE)
         raise SystemExit(BAD_USAGE) from error
 
 
@@ -214,6 +216,9 @@ def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySetti
         found = finder.parse_known_args(arguments)[0]
     except argparse.ArgumentError as error:
         raise BadInput(str(error)) from error
+    for name, path in vars(found).items():
+        if path is not None and not isinstance(path, Path):
+            raise BadInput(f"--{name} needs a path")  # `--config=--`, of which argparse makes a list
     below = _settings_of(found.resume, kind) if found.resume is not None else {}
     if found.config is not None:
         below |= read_settings_file(found.config, "--config", kind.model_fields)
@@ -256,8 +261,11 @@ def _parse(kind: type[AnySettings], arguments: Sequence[str], below: dict[str, A
 def _settings_of(record: Path, kind: type[Settings]) -> dict[str, Any]:
     """The settings of the run that is resumed; none on a host that does not see its record."""
     path = record / "config.yaml"
-    if not path.is_file():
-        return {}
+    try:
+        if not path.is_file():
+            return {}
+    except OSError as error:
+        raise BadInput(f"--resume {record}: {error.strerror}") from error
     settings = read_settings_file(path, "--resume", kind.model_fields)
     return {name: value for name, value in settings.items() if name not in ("config", "output", "resume")}
 

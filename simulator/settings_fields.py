@@ -32,7 +32,10 @@ def flag_of(name: str) -> str:
 
 def shortened(value: Any) -> str:
     """A value as Python writes it, if that is not long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "a number of thousands of digits"
     return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
 
 

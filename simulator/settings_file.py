@@ -15,6 +15,10 @@ _MOST_BYTES = 8 << 20
 _DEEPEST = 20
 
 
+class _NotPlain(yaml.YAMLError):
+    """YAML that no file of settings needs."""
+
+
 class _PlainLoader(yaml.SafeLoader):
     """YAML without what makes a small file large (aliases), or hides a setting (a name that stands twice)."""
 
@@ -24,9 +28,9 @@ class _PlainLoader(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {line}: aliases (*name) are not read here; write it out")
+            raise _NotPlain(f"line {line}: aliases (*name) are not read here; write it out")
         if self.depth == _DEEPEST:
-            raise yaml.YAMLError(f"line {line}: nested deeper than {_DEEPEST} levels")
+            raise _NotPlain(f"line {line}: nested deeper than {_DEEPEST} levels")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -38,7 +42,7 @@ class _PlainLoader(yaml.SafeLoader):
         for key in keys:
             name = str(key.value).replace("-", "_")
             if name in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} stands there twice")
+                raise _NotPlain(f"line {key.start_mark.line + 1}: {key.value!r} stands there twice")
             seen.add(name)
         made: dict[Any, Any] = super().construct_mapping(node, deep)
         return made
@@ -65,6 +69,9 @@ def read_settings_file(path: Path, what: str, known: Collection[str]) -> dict[st
     named = {str(name).replace("-", "_"): value for name, value in content.items()}
     if named.get("data", "") is None:
         del named["data"]
+    for name in ("config", "resume"):
+        if named.get(name) is not None:
+            raise BadInput(f"{what} {path}: {name} is for the command line only: --{name} {named[name]}")
     unknown = sorted(set(named) - set(known))
     if unknown:
         raise BadInput(f"{what} {path}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
@@ -85,6 +92,8 @@ def _load(path: Path, where: str) -> Any:
         content = yaml.load(raw.decode("utf-8"), _PlainLoader)
     except UnicodeDecodeError as error:
         raise BadInput(f"{where}: not YAML: not UTF-8 ({error})") from error
+    except _NotPlain as error:
+        raise BadInput(f"{where}: {error}") from error
     except yaml.YAMLError as error:
         raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
