@@ -17,10 +17,7 @@ class RecipeSettings(Settings):
     """Federated training of a language model: DATA holds one folder a day (YYYYMMDD) with train and test files."""
 
     server_lr: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="server learning rate (default: 1.85 for fedavg, else the optimizer's own)",
+        None, description="server learning rate (default: 1.85 for fedavg, else the optimizer's own)"
     )
 
     def make_server_optimizer(self) -> ServerOptimizer:
@@ -35,14 +32,7 @@ def main() -> None:
     settings = parse_settings(RecipeSettings)
     framework = SimulationFramework(FLSimRoleMaker(), settings)
     framework.set_reader(LeafRedditReader())
-    framework.set_trainer(
-        LanguageModelTrainer(
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            lr=settings.lr,
-            max_grad_norm=settings.max_grad_norm,
-        )
-    )
+    framework.set_trainer(LanguageModelTrainer())
     # Sampler, test sampler and server optimizer come from the settings; to use your own:
     # framework.set_sampler(...), framework.set_test_sampler(...), framework.set_fl_optimizer(...)
     framework.run()

@@ -18,7 +18,7 @@ class WideTrainer(TrainerBase):
     """One step a user."""
 
     def __init__(self, elements: int) -> None:
-        super().__init__(batch_size=1000, lr=1e-3)
+        super().__init__()
         self.elements = elements
 
     def make_model(self) -> WideModel:
@@ -31,6 +31,9 @@ class WideTrainer(TrainerBase):
 class WideSettings(Settings):
     """A model of any size on made-up users."""
 
+    batch_size: int = 1000
+    lr: float = 1e-3
+    max_grad_norm: float | None = None
     elements: int = Field(1_000_000, ge=1, description="elements of the model's one parameter")
 
 

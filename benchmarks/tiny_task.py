@@ -52,12 +52,5 @@ if __name__ == "__main__":
     settings = parse_settings(TinySettings)
     framework = SimulationFramework(FLSimRoleMaker(), settings)
     framework.set_reader(TinyReader())
-    framework.set_trainer(
-        TinyTrainer(
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            lr=settings.lr,
-            max_grad_norm=settings.max_grad_norm,
-        )
-    )
+    framework.set_trainer(TinyTrainer())
     framework.run()

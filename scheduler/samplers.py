@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -149,7 +149,8 @@ class FixedSampler(Sampler):
 
     name: ClassVar[str] = "fixed"
     plan: tuple[tuple[str, ...], ...]
-    source: str = "the plan"
+    # For errors; where a plan lies makes no difference.
+    source: str = field(default="the plan", compare=False)
 
     @classmethod
     def from_file(cls, path: Path) -> FixedSampler:
@@ -164,11 +165,16 @@ class FixedSampler(Sampler):
             raise BadInput(f"--plan {path}: {error.strerror}") from error
         except ValueError as error:
             raise BadInput(f"--plan {path}: not JSON ({error})") from error
+        except RecursionError as error:
+            raise BadInput(f"--plan {path}: nested too deeply; expected a list of lists of uids") from error
         if not isinstance(plan, list) or not plan:
             raise BadInput(f"--plan {path}: expected a list of lists of uids, one list a round")
         for i, cohort in enumerate(plan):
-            if not isinstance(cohort, list) or not cohort or not all(isinstance(uid, str) for uid in cohort):
+            if not isinstance(cohort, list) or not cohort:
                 raise BadInput(f"--plan {path}: cohort {i} is not a list of uids with at least one")
+            odd = next((uid for uid in cohort if not isinstance(uid, str)), None)
+            if odd is not None or None in cohort:
+                raise BadInput(f"--plan {path}: cohort {i} is not a list of uids: {_short(odd)} is no text")
             if len(set(cohort)) != len(cohort):
                 twice = next(uid for uid in cohort if cohort.count(uid) > 1)
                 raise BadInput(f"--plan {path}: cohort {i} names uid {twice!r} twice")
@@ -238,6 +244,11 @@ class NoTestSampler(TestSampler):
     def sample(self, users: UserTable, seed: int, date: str) -> list[str]:
         """As the class says."""
         return []
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def check_cohort(cohort: Sequence[str], users: Iterable[str], sampler: Sampler, at: Round) -> None:

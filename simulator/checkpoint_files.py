@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 KEPT = 3
-VERSION = 1
+VERSION = 2
 _MAGIC = b"FLSIMCKP"
 _DIGEST = 32
 _HEAD = len(_MAGIC) + _DIGEST

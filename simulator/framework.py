@@ -16,12 +16,15 @@ from scheduler.rounds import Rules
 from scheduler.samplers import Sampler, TestSampler
 from scheduler.server_optimizers import ServerOptimizer
 from simulator.days import list_days
+from simulator.in_force import Pieces, refuse_idle
 from simulator.logs import set_up_logging
+from simulator.main_script import refuse_in_shard
 from simulator.meaning import differing, meaning_of
 from simulator.rank_memory import limit_arenas
 from simulator.record import read_npz
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scheduler_service import SchedulerService
+from simulator.sending import check_sendable
 from simulator.settings import BAD_USAGE, Settings
 from simulator.shard_crew import ShardCrash
 from simulator.simulation import Simulation, Task
@@ -41,11 +44,7 @@ class SimulationFramework:
 
     def __init__(self, role_maker: FLSimRoleMaker, settings: Settings) -> None:
         self._role, self._settings = role_maker, settings
-        self._reader: Any = None
-        self._trainer: Any = None
-        self._sampler: Sampler | None = None
-        self._test_sampler: TestSampler | None = None
-        self._optimizer: ServerOptimizer | None = None
+        self._pieces = Pieces()
         self._service: SchedulerService | None = None
         self._simulation: Simulation | None = None
         self._rules: Rules | None = None
@@ -55,23 +54,23 @@ class SimulationFramework:
 
     def set_reader(self, reader: Any) -> None:
         """Sets how the files of a day become users: a `ReaderBase`."""
-        self._reader = reader
+        self._pieces.reader = reader
 
     def set_trainer(self, trainer: Any) -> None:
         """Sets how one user trains: a `TrainerBase`."""
-        self._trainer = trainer
+        self._pieces.trainer = trainer
 
     def set_sampler(self, sampler: Sampler) -> None:
         """Sets how cohorts are chosen, in place of `--sampler`."""
-        self._sampler = sampler
+        self._pieces.sampler = sampler
 
     def set_test_sampler(self, sampler: TestSampler) -> None:
         """Sets which users are tested, in place of `--test-sampler`."""
-        self._test_sampler = sampler
+        self._pieces.test_sampler = sampler
 
     def set_fl_optimizer(self, optimizer: ServerOptimizer) -> None:
         """Sets the server step, in place of `--server-optimizer`."""
-        self._optimizer = optimizer
+        self._pieces.optimizer = optimizer
 
     def is_scheduler(self) -> bool:
         """Whether this rank is the global scheduler."""
@@ -83,6 +82,7 @@ class SimulationFramework:
 
     def run(self) -> None:
         """Plays this rank's part, and ends the process with one clear message if the run fails."""
+        refuse_in_shard()
         set_up_logging(f"rank {self._role.rank}")
         if self._settings.tune:
             limit_arenas(os.environ)
@@ -126,7 +126,7 @@ class SimulationFramework:
     def run_simulation(self) -> None:
         """Plays all days as a simulator."""
         assert self._rules is not None, "run() makes the rules"
-        task = Task(self._reader, self._trainer)
+        task = Task(self._pieces.reader, self._pieces.trainer)
         self._simulation = Simulation(self._role, self._settings, self._rules, task, self._address, self._output)
         self._simulation.run()
         self._simulation.close()
@@ -137,10 +137,14 @@ class SimulationFramework:
         """Finds what is wrong before anything is started; the first rank with a problem speaks for all."""
         problem: str | None = None
         try:
-            if self._reader is None or self._trainer is None:
+            if self._pieces.reader is None or self._pieces.trainer is None:
                 raise FLError("set_reader and set_trainer come before run")
+            self._pieces.take_settings(self._settings)
+            check_sendable("reader", self._pieces.reader)
+            check_sendable("trainer", self._pieces.trainer)
             self._role.prepare_network(self._settings.interface)
             self._rules = self._make_rules()
+            refuse_idle(self._settings, self._pieces, self._rules)
             if self.is_simulator():
                 list_days(self._settings.data)
                 if self._settings.init is not None and self._role.rank == self._role.simulator_ranks[0]:
@@ -148,7 +152,7 @@ class SimulationFramework:
         except FLError as error:
             problem = str(error)
         if self._rules is not None:
-            self._meaning = meaning_of(self._settings, self._rules)
+            self._meaning = self._describe(self._rules)
         expected = self._role.share(self._meaning)
         if problem is None and expected:
             problem = differing(self._role.rank, self._meaning, expected)
@@ -158,13 +162,20 @@ class SimulationFramework:
                 sys.stderr.write(f"error: {first}\n")
             self._role.leave_together(BAD_USAGE)
 
+    def _describe(self, rules: Rules) -> dict[str, Any]:
+        """What the results depend on; says of what it knows the class alone."""
+        meaning, vague = meaning_of(self._settings, self._pieces.reader, self._pieces.trainer, rules)
+        if vague and self.is_scheduler():
+            logger.warning("%s: known by class alone; a resumed run is not held to what is in there", ", ".join(vague))
+        return meaning
+
     def _make_rules(self) -> Rules:
-        settings = self._settings
+        settings, pieces = self._settings, self._pieces
         return Rules(
             seed=settings.seed,
-            sampler=self._sampler or settings.make_sampler(),
-            test_sampler=self._test_sampler or settings.make_test_sampler(),
-            optimizer=self._optimizer or settings.make_server_optimizer(),
+            sampler=settings.make_sampler() if pieces.sampler is None else pieces.sampler,
+            test_sampler=settings.make_test_sampler() if pieces.test_sampler is None else pieces.test_sampler,
+            optimizer=settings.make_server_optimizer() if pieces.optimizer is None else pieces.optimizer,
             federated=settings.mode == "federated",
             rounds=settings.rounds,
             exchange=settings.exchange,

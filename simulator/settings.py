@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, PrivateAttr, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict, SettingsError
 
 from protos.errors import BadInput
@@ -30,11 +29,15 @@ from scheduler.samplers import (
 from scheduler.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 from simulator.launch_environment import launcher_rank
 from simulator.role_maker import FLSimRoleMaker
+from simulator.settings_fields import Uses, adapter, flag_of, inherit, shortened
+from simulator.settings_file import read_settings_file
 
 BAD_USAGE = 2
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
 _NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface"}
+# Settings that every run uses.
+_ALWAYS = _NO_MEANING - {"plan"} | {"rounds", "mode", "seed", "train_last_day", "private"}
 # Of numbers that cross the wire as 32 bits, and of what nobody needs more of.
 MOST = (1 << 31) - 1
 
@@ -111,9 +114,44 @@ class Settings(BaseSettings):
     )  # fmt: skip
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
 
+    _uses: Uses = PrivateAttr(default_factory=Uses)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """What a subclass gives a new default, as `lr: float = 0.2`, keeps its checks and its description."""
+        super().__pydantic_init_subclass__(**options)
+        inherit(cls)
+
+    def __getattribute__(self, name: str) -> Any:
+        """Any attribute; of settings it is known which were read, see `idle`."""
+        value = super().__getattribute__(name)
+        if name[0] != "_" and name in type(self).model_fields:
+            # There is none while an object is being made.
+            private: dict[str, Any] = getattr(self, "__pydantic_private__", None) or {}
+            private.get("_uses", set()).add(name)
+        return value
+
     def meaning(self) -> dict[str, Any]:
-        """The settings that the results of a run depend on, as plain values."""
-        return self.model_dump(mode="json", exclude=set(_NO_MEANING))
+        """The settings that the results of a run depend on."""
+        return {name: value for name, value in self if name not in _NO_MEANING}
+
+    def is_changed(self, name: str) -> bool:
+        """Whether a setting has another value than by default."""
+        field = type(self).model_fields[name]
+        if field.is_required():
+            return True
+        default = field.get_default(call_default_factory=True)
+        value = vars(self)[name]
+        return bool(value != default and value != adapter(field).validate_python(default))
+
+    def idle(self) -> list[str]:
+        """Settings that were changed and that nothing has read: they would do nothing.
+
+        Whatever uses a setting reads it before the run begins: the page itself, the trainer
+        through its `takes`, or the methods here that make a sampler or an optimizer.
+        """
+        uses = self._uses
+        return [name for name in type(self).model_fields if name not in (_ALWAYS | uses) and self.is_changed(name)]
 
     def make_sampler(self) -> Sampler:
         """The sampler these settings name."""
@@ -129,8 +167,6 @@ class Settings(BaseSettings):
 
     def make_test_sampler(self) -> TestSampler:
         """The test sampler these settings name."""
-        if self.eval_every and self.test_sampler == NoTestSampler.name:
-            raise BadInput(f"--eval-every {self.eval_every} tests during the training, but --test-sampler is none")
         kinds: dict[str, type[TestSampler]] = {
             kind.name: kind for kind in (AllTestSampler, OnePercentTestSampler, NoTestSampler)
         }
@@ -138,10 +174,6 @@ class Settings(BaseSettings):
 
     def make_server_optimizer(self) -> ServerOptimizer:
         """The server optimizer these settings name."""
-        if self.mode == "centralized" and self.server_optimizer != "fedavg":
-            raise BadInput(
-                f"--server-optimizer {self.server_optimizer} needs --mode federated: centralized has no server step"
-            )
         kind: Any = SERVER_OPTIMIZERS[self.server_optimizer]
         optimizer: ServerOptimizer = kind() if self.server_lr is None else kind(learning_rate=self.server_lr)
         return optimizer
@@ -168,10 +200,12 @@ def parse_settings(kind: type[AnySettings], arguments: Sequence[str] | None = No
         with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
             return read_settings(kind, sys.argv[1:] if arguments is None else list(arguments))
     except BadInput as error:
+        # The name of a file may hold a line's end.
+        said = str(error).replace("\n", "\\n")
         if not quiet:
-            sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+            sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {said}\n")
         if launcher_rank(os.environ) is not None:
-            FLSimRoleMaker().refuse(str(error), BAD_USAGE)
+            FLSimRoleMaker().refuse(said, BAD_USAGE)
         raise SystemExit(BAD_USAGE) from error
 
 
@@ -184,15 +218,18 @@ def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySetti
         found = finder.parse_known_args(arguments)[0]
     except argparse.ArgumentError as error:
         raise BadInput(str(error)) from error
+    for name, path in vars(found).items():
+        if path is not None and not isinstance(path, Path):
+            raise BadInput(f"--{name} needs a path")  # `--config=--`, of which argparse makes a list
     below = _settings_of(found.resume, kind) if found.resume is not None else {}
     if found.config is not None:
-        below |= _read_yaml(found.config, kind)
+        below |= read_settings_file(found.config, "--config", kind.model_fields)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return _parse(kind, arguments, below)
     except ValidationError as error:
-        raise BadInput("; ".join(_describe(problem) for problem in error.errors())) from error
+        raise BadInput("; ".join(_describe(problem, kind) for problem in error.errors())) from error
     except SettingsError as error:
         raise BadInput(" ".join(str(error).split())) from error
     except SystemExit as end:
@@ -226,44 +263,22 @@ def _parse(kind: type[AnySettings], arguments: Sequence[str], below: dict[str, A
 def _settings_of(record: Path, kind: type[Settings]) -> dict[str, Any]:
     """The settings of the run that is resumed; none on a host that does not see its record."""
     path = record / "config.yaml"
-    if not path.is_file():
-        return {}
-    settings = _read_yaml(path, kind)
+    try:
+        if not path.is_file():
+            return {}
+    except OSError as error:
+        raise BadInput(f"--resume {record}: {error.strerror}") from error
+    settings = read_settings_file(path, "--resume", kind.model_fields)
     return {name: value for name, value in settings.items() if name not in ("config", "output", "resume")}
 
 
-def _read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"--config {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"--config {path}: not YAML: not UTF-8 ({error})") from error
-    except yaml.YAMLError as error:
-        raise BadInput(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise BadInput(f"--config {path}: expected settings as name: value")
-    # A record's config.yaml keeps its settings under this key, so that it can be given back.
-    content = content.get("settings", content)
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise BadInput(f"--config {path}: expected settings as name: value")
-    named = {str(name).replace("-", "_"): value for name, value in content.items()}
-    if named.get("data", "") is None:
-        del named["data"]
-    unknown = sorted(set(named) - set(kind.model_fields))
-    if unknown:
-        raise BadInput(f"--config {path}: unknown setting {unknown[0]!r}; known are {', '.join(kind.model_fields)}")
-    return named
-
-
-def _describe(problem: Any) -> str:
+def _describe(problem: Any, kind: type[Settings]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
-    flag = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
+    flag = "DATA" if name == "data" else flag_of(name)
     if problem["type"] == "missing":
         return f"{flag} is missing" + (" (the data folder)" if name == "data" else "")
-    value = "" if isinstance(problem["input"], dict) else f" {problem['input']!r}"
-    return f"{flag}{value}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    given, field = problem["input"], kind.model_fields.get(name)
+    value = "" if isinstance(given, dict) else f" {shortened(given)}"
+    # A default is the very object that the class holds.
+    mine = " (the default of " + kind.__name__ + ")" if field is not None and given is field.default else ""
+    return f"{flag}{value}{mine}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

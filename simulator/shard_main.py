@@ -5,7 +5,7 @@ Started by `shard_process`, driven over a pipe; what it does is in `shard`.
 
 from __future__ import annotations
 
-import multiprocessing.spawn
+import contextlib
 import os
 import select
 import signal
@@ -22,6 +22,7 @@ from protos.errors import FLError
 from simulator import jobs
 from simulator.linger import SHORT_JOB_SECONDS, linger
 from simulator.logs import set_up_logging
+from simulator.main_script import import_main
 from simulator.scratch import remove_folder
 from simulator.shard import Shard
 
@@ -88,6 +89,39 @@ def _next_job(connection: Connection, shard: Shard, *, short: bool) -> Any:
         return coming if isinstance(job, jobs.Go) else job
 
 
+def _take_settings(connection: Connection) -> jobs.ShardSettings:
+    """What this shard is told at the start; if it cannot take that, it says so and waits for its end."""
+    told, where = connection.recv(), ""
+    try:
+        # The reader and the trainer may be classes of the main script, as with multiprocessing.
+        where = f"the import of {told['sys_argv'][0]}"
+        import_main(told)
+        where = ""
+        settings: jobs.ShardSettings = connection.recv()
+    except BaseException as error:  # noqa: BLE001 - a script may do anything when it is imported, leave too
+        with contextlib.suppress(EOFError, OSError):
+            connection.send(_refusal(where, error))
+            while True:
+                connection.recv_bytes()
+        os._exit(1)
+    return settings
+
+
+def _refusal(where: str, error: BaseException) -> jobs.Failed:
+    if isinstance(error, FLError):
+        return jobs.Failed("", str(error), bad_input=True)
+    if isinstance(error, SystemExit):
+        return jobs.Failed("", f"{where} in a worker process ended it (SystemExit {error.code})", bad_input=True)
+    if not where and isinstance(error, AttributeError | ImportError):
+        said = (
+            f"a worker process finds no class of the reader or the trainer ({error}): define it at the top of a file, "
+            'outside of functions and of if __name__ == "__main__"'
+        )
+        return jobs.Failed("", said, bad_input=True)
+    where = f"{where} in a worker process" if where else "the start of a worker process"
+    return jobs.Failed(where, "".join(traceback.format_exception(error)).rstrip(), bad_input=False)
+
+
 def main(pipe: int, lifeline: int) -> None:
     """The life of a shard process.
 
@@ -100,10 +134,7 @@ def main(pipe: int, lifeline: int) -> None:
     # Paddle speaks of ccache and the like at import; nobody compiles anything here.
     warnings.filterwarnings("ignore", module="paddle")
     connection = Connection(pipe)
-    main_module = connection.recv()
-    # The reader and the trainer may be classes of the main script, as with multiprocessing.
-    multiprocessing.spawn.prepare(main_module)
-    settings: jobs.ShardSettings = connection.recv()
+    settings = _take_settings(connection)
     _die_with_parent(lifeline, settings.store)
     set_up_logging(f"rank {settings.rank} shard {settings.index}")
     shard = Shard(settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing.spawn
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 from protos.errors import FLError
 from simulator import jobs
+from simulator.main_script import SHARD_MODULE, main_module
 
 # From a closed pipe to the end of the process.
 _GRACE_SECONDS = 5.0
@@ -37,7 +37,7 @@ class ShardProcess:
         with ours, theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "simulator.shard_main", str(theirs.fileno()), str(lifeline)],
+                    [sys.executable, "-m", SHARD_MODULE, str(theirs.fileno()), str(lifeline)],
                     env=environment,
                     pass_fds=(told.params_fd, told.sums_fd, told.queue_fd, theirs.fileno(), lifeline),
                     stdin=subprocess.DEVNULL,
@@ -50,7 +50,7 @@ class ShardProcess:
             self.connection = Connection(ours.detach())
         # If it is dead already, its first job tells.
         with contextlib.suppress(OSError):
-            self.connection.send(_main_module())
+            self.connection.send(main_module())
             self.connection.send(told)
 
     @property
@@ -112,9 +112,3 @@ class ShardProcess:
         """Reaps it after its end."""
         self._process.wait()
         self.connection.close()
-
-
-def _main_module() -> dict[str, Any]:
-    """How a shard finds the classes of the main script: the part of multiprocessing's own recipe that is needed."""
-    told = multiprocessing.spawn.get_preparation_data("shard")
-    return {key: told[key] for key in ("init_main_from_name", "init_main_from_path", "sys_argv", "dir") if key in told}

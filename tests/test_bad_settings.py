@@ -6,8 +6,11 @@ import pytest
 
 from application import RecipeSettings
 from protos.errors import BadInput
+from scheduler.rounds import Rules
 from scheduler.server_optimizers import SERVER_OPTIMIZERS
+from simulator.in_force import Pieces, refuse_idle
 from simulator.settings import MOST, Settings, read_settings
+from trainer import LanguageModelTrainer
 
 ABOVE = "input should be greater than 0"
 WHOLE = "input should be a valid integer"
@@ -67,9 +70,15 @@ def refused(arguments, kind=RecipeSettings):
 
     def make():
         settings = read_settings(kind, ["data", *arguments])
-        settings.make_sampler()
-        settings.make_test_sampler()
-        settings.make_server_optimizer()
+        rules = Rules(
+            0,
+            settings.make_sampler(),
+            settings.make_test_sampler(),
+            settings.make_server_optimizer(),
+            federated=settings.mode == "federated",
+            rounds=settings.rounds,
+        )
+        refuse_idle(settings, Pieces(trainer=LanguageModelTrainer().with_settings(settings)), rules)
 
     with pytest.raises(BadInput) as caught:
         make()

@@ -1,24 +1,33 @@
 """simulator/meaning.py: what a run is known by, on other ranks and when it is resumed."""
 
-from dataclasses import dataclass
+import json
+from pathlib import Path
 
 import pytest
 
 from protos.errors import BadInput
 from scheduler.rounds import Rules
-from scheduler.samplers import AllTestSampler, FixedSampler, Sampler, UniformSampler
+from scheduler.samplers import AllTestSampler, FixedSampler, UniformSampler
 from scheduler.server_optimizers import FedAdam, FedAvg
 from simulator.meaning import check_meaning, differing, meaning_of, with_files
 from simulator.settings import Settings, read_settings
+from trainer import TrainerBase
 
 
 def settings(*arguments):
     return read_settings(Settings, ["data", *map(str, arguments)])
 
 
-def meaning(*arguments, sampler=None, optimizer=None):
+class Piece:
+    """A reader or a trainer."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def meaning(*arguments, sampler=None, optimizer=None, reader=None, trainer=None, given=None):
     rules = Rules(0, sampler or UniformSampler(), AllTestSampler(), optimizer or FedAvg(1.0))
-    return meaning_of(settings(*arguments), rules)
+    return meaning_of(given or settings(*arguments), reader or Piece(), trainer or Piece(), rules)[0]
 
 
 @pytest.mark.parametrize(
@@ -37,10 +46,12 @@ def test_what_changes_no_bit_is_no_part_of_it(arguments):
     [
         (meaning("--lr", 0.5), "--lr was 1.0, is 0.5"),
         (meaning("--private", "out.*"), r"--private was \[\], is \['out.\*'\]"),
-        (meaning(sampler=UniformSampler(3)), "the sampler .* was UniformSampler .*, is UniformSampler"),
-        (meaning(sampler=FixedSampler((("a",),))), "the sampler .* is FixedSampler"),
-        (meaning(optimizer=FedAvg(2.0)), "the server optimizer"),
-        (meaning(optimizer=FedAdam()), "the server optimizer .* is FedAdam"),
+        (meaning(sampler=UniformSampler(3)), "settings: sampler UniformSampler: sample_num was 10, is 3$"),
+        (meaning(sampler=FixedSampler((("a",),))), "settings: the sampler was UniformSampler, is FixedSampler$"),
+        (meaning(optimizer=FedAvg(2.0)), "settings: server optimizer FedAvg: learning_rate was 1.0, is 2.0$"),
+        (meaning(optimizer=FedAdam()), "settings: the server optimizer was FedAvg, is FedAdam$"),
+        (meaning(trainer=Piece(mu=0.5)), "settings: trainer Piece: mu was not given, is 0.5$"),
+        (meaning(reader=Piece(of=Piece(size=3))), "; reader Piece: of.size was not given, is 3"),
     ],
 )
 def test_what_differs_is_named(changed, named):
@@ -51,23 +62,48 @@ def test_what_differs_is_named(changed, named):
     assert differing(2, changed, changed) is None
 
 
-def test_the_order_of_a_plan_counts_and_that_of_a_set_does_not():
+def test_the_order_of_a_plan_counts_and_its_place_does_not():
     plans = [FixedSampler((("a", "b"),)), FixedSampler((("b", "a"),))]
     assert meaning(sampler=plans[0]) != meaning(sampler=plans[1])
+    assert meaning(sampler=plans[0]) == meaning(sampler=FixedSampler((("a", "b"),), "elsewhere.json"))
 
-    @dataclass
-    class Chosen(Sampler):
-        name = "chosen"
-        text: str
 
-        def sample(self, users, at):
-            return ["a"]
+def test_what_a_piece_takes_from_the_settings_is_told_once():
+    class Trainer(TrainerBase):
+        takes = ("lr",)
 
-        def __repr__(self):
-            return self.text
+        def make_model(self):
+            raise NotImplementedError
 
-    assert meaning(sampler=Chosen("{'a', 'b'}")) == meaning(sampler=Chosen("{'b', 'a'}"))
-    assert meaning(sampler=Chosen("{'a', 'b'}")) != meaning(sampler=Chosen("{'b', 'c'}"))
+    before, now = (
+        meaning("--lr", lr, trainer=Trainer(shuffle=True).with_settings(settings("--lr", lr))) for lr in (0.5, 0.25)
+    )
+    with pytest.raises(BadInput, match=r"with other settings: --lr was 0.5, is 0.25$"):
+        check_meaning(before, now)
+    # By hand or not makes no difference.
+    assert before == meaning("--lr", 0.5, trainer=Trainer(lr=0.5, shuffle=True))
+    with pytest.raises(BadInput, match=r"settings: trainer \S*Trainer: shuffle was True, is False$"):
+        check_meaning(before, meaning("--lr", 0.5, trainer=Trainer()))
+
+
+def test_settings_of_any_kind_are_told_the_same_in_every_process():
+    class Tagged(Settings):
+        tags: frozenset[str] = frozenset()
+        levels: dict[str, float] = {}
+        where: Path = Path("here")
+
+    def of(**values):
+        return meaning(given=Tagged(data="d", **values))
+
+    told = of(tags={"b", "a", "c"}, levels={"y": 1, "x": 2})
+    assert told == of(tags={"c", "b", "a"}, levels={"x": 2, "y": 1})
+    assert json.loads(json.dumps(told)) == told
+    for changed in (of(tags={"a"}), of(levels={"x": 3}), of(where="there")):
+        assert changed != of()
+
+
+def test_a_piece_that_holds_the_settings_does_not_say_them_again():
+    assert meaning("--shards", 2, trainer=Piece(s=settings("--shards", 2))) == meaning(trainer=Piece(s=settings()))
 
 
 def test_initial_parameters_count_by_what_they_are(tmp_path):

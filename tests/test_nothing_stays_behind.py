@@ -30,7 +30,7 @@ def test_one_shard_or_six_on_three_ranks_give_the_same_bytes(data, tmp_path, kin
 
 @pytest.mark.parametrize("trouble", ["", pytest.param("look", marks=pytest.mark.slow)])
 def test_a_user_that_is_tested_alone_gets_the_same_figures(data, tmp_path, trouble):
-    few = [*ARGUMENTS, "--rounds", 1, "--shards", 1, "--trouble", trouble]
+    few = [*ARGUMENTS, "--rounds", 1, "--eval-every", 1, "--shards", 1, "--trouble", trouble]
     run(LEAKY, data, *few, "--output", tmp_path / "all")
     run(LEAKY, data, *few, "--test-sampler", "one-percent", "--output", tmp_path / "one")
     alone = (tmp_path / "one" / "per_user.csv").read_text().splitlines()

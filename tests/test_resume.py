@@ -220,7 +220,7 @@ def test_a_folder_that_is_not_there(reference, tmp_path):
         (["--seed", 8], "--seed was 7, is 8"),
         (["--lr", 0.2, "--epochs", 2], "--epochs was 1, is 2; --lr was 0.3, is 0.2"),
         (["--no-shuffle"], "--shuffle was True, is False"),
-        (["--server-lr", 2], "--server-lr was not given, is 2.0; the server optimizer"),
+        (["--server-lr", 2], "--server-lr was not given, is 2.0; server optimizer FedAdam: learning_rate was 0.01"),
     ],
 )
 def test_other_settings_are_refused_by_name(crashed, change, message):

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.trainer_base import Examples, Metrics, TrainerBase
+from trainer.trainer_base import Examples, LocalTraining, Metrics, TrainerBase
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from model.language_model import LanguageModel
 
 
@@ -18,27 +20,16 @@ class LanguageModelTrainer(TrainerBase):
     """SGD in file order with carried state.
 
     Args:
-        epochs: local epochs a round.
-        batch_size: sequences in a batch.
-        lr: local learning rate.
-        max_grad_norm: global norm gradients are clipped to.
         vocab_size: words of the vocabulary.
         hidden_size: of embedding and LSTM.
         num_layers: of the LSTM.
+        numbers: as in `TrainerBase`.
     """
 
     def __init__(
-        self,
-        *,
-        epochs: int = 1,
-        batch_size: int = 5,
-        lr: float = 1.0,
-        max_grad_norm: float | None = 5.0,
-        vocab_size: int = 10_000,
-        hidden_size: int = 256,
-        num_layers: int = 2,
+        self, *, vocab_size: int = 10_000, hidden_size: int = 256, num_layers: int = 2, **numbers: Unpack[LocalTraining]
     ) -> None:
-        super().__init__(epochs=epochs, batch_size=batch_size, lr=lr, max_grad_norm=max_grad_norm)
+        super().__init__(**numbers)
         self.vocab_size, self.hidden_size, self.num_layers = vocab_size, hidden_size, num_layers
 
     def make_model(self) -> LanguageModel:

@@ -6,9 +6,10 @@ inside methods; keep the model in a module of its own and import it in `make_mod
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from trainer.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
     from model.model_base import ModelBase
 
 Examples = Mapping[str, npt.NDArray[Any]]
@@ -50,34 +53,44 @@ class LocalOptimizer(Protocol):
     def clear_grad(self) -> None: ...  # noqa: D102
 
 
+class LocalTraining(TypedDict, total=False):
+    """The numbers of local training; in a run they are those of the settings."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    max_grad_norm: float | None
+
+
 class TrainerBase(ABC):
     """Subclass it and write `make_model`; the rest has defaults.
 
     The default local training is minibatch SGD on `model.loss`: `epochs` passes in
     batches of `batch_size`, gradients clipped to a global norm.  A trainer travels to
-    the worker processes, so its constructor keeps plain values only.
+    the worker processes, so it keeps plain values only.
+
+    In a run, the settings named in `takes` are in force by themselves: they become attributes
+    of the trainer.  A subclass may add settings of its own there, and leaves out those that
+    its training does not use; changing one that is not there is refused.
 
     Args:
-        epochs: local epochs a round.
-        batch_size: examples in a batch.
-        lr: local learning rate.
-        max_grad_norm: global norm gradients are clipped to; None for no clipping.
         shuffle: whether each epoch goes through the examples in a new order.
+        numbers: for a trainer that is used by itself; in a run each must be as the setting.
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 1,
-        batch_size: int = 10,
-        lr: float = 0.1,
-        max_grad_norm: float | None = None,
-        shuffle: bool = False,
-    ) -> None:
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.max_grad_norm = max_grad_norm
+    takes: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "lr", "max_grad_norm")
+    # Outside of a run; as the defaults of `Settings`.
+    epochs: int = 1
+    batch_size: int = 5
+    lr: float = 1.0
+    max_grad_norm: float | None = 5.0
+    shuffle: bool = False
+
+    def __init__(self, *, shuffle: bool = False, **numbers: Unpack[LocalTraining]) -> None:
+        unknown = sorted(set(numbers) - set(LocalTraining.__annotations__))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}")
+        vars(self).update(numbers)
         self.shuffle = shuffle
 
     @property
@@ -87,6 +100,37 @@ class TrainerBase(ABC):
         Then large parameters are compared once for many users, not after each.
         """
         return type(self).evaluate_user is TrainerBase.evaluate_user
+
+    def with_settings(self, settings: Any) -> Self:
+        """This trainer with the settings of a run that are named in `takes`.
+
+        Args:
+            settings: an object with these attributes.
+
+        Raises:
+            ValueError: the trainer was given another value for one, or there is no such setting.
+        """
+        taken = copy.copy(self)
+        # What an earlier use in this process has left.
+        vars(taken).pop("_local_sgd", None)
+        for name in self.takes:
+            who, flag = type(self).__name__, f"--{name.replace('_', '-')}"
+            if not hasattr(settings, name):
+                raise ValueError(f"{who} takes the setting {name!r}, which {type(settings).__name__} does not have")
+            value = getattr(settings, name)
+            if not self._is_given(name):
+                setattr(taken, name, value)
+            elif getattr(self, name) != value:
+                raise ValueError(
+                    f"{who} is given {name}={getattr(self, name)!r}, but {flag} is {value!r}: leave it out of "
+                    "the trainer, the setting is in force by itself; a page's own default stands in its Settings"
+                )
+        return taken
+
+    def _is_given(self, name: str) -> bool:
+        """Whether the page or a subclass has given an attribute a value."""
+        owner = next((kind for kind in type(self).__mro__ if name in vars(kind)), None)
+        return name in vars(self) or (owner not in (None, TrainerBase) and hasattr(self, name))
 
     @abstractmethod
     def make_model(self) -> ModelBase:

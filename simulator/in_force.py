@@ -1,0 +1,100 @@
+"""Settings are in force or refused: pieces take them, and what nothing has taken is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protos.errors import BadInput
+from scheduler.rounds import Rules
+from scheduler.samplers import NoTestSampler
+from simulator.settings import Settings
+from simulator.settings_fields import flag_of, shortened
+
+# The piece a setting is for, if it is for one.
+_FOR = {
+    **dict.fromkeys(("sampler", "sample_num", "min_ins_num", "hash_percent", "plan"), "sampler"),
+    **dict.fromkeys(("test_sampler", "eval_every"), "test_sampler"),
+    **dict.fromkeys(("server_optimizer", "server_lr"), "optimizer"),
+    **dict.fromkeys(("epochs", "batch_size", "lr", "max_grad_norm"), "trainer"),
+}
+
+
+@dataclass
+class Pieces:
+    """What the page has set; samplers and the optimizer are made from the settings if it has not."""
+
+    reader: Any = None
+    trainer: Any = None
+    sampler: Any = None
+    test_sampler: Any = None
+    optimizer: Any = None
+
+    def take_settings(self, settings: Settings) -> None:
+        """Gives each piece that asks for them the settings, by its method `with_settings`.
+
+        A piece without it may name those that it reads later in an attribute `takes`; one
+        that holds the settings themselves may read any.
+
+        Raises:
+            BadInput: a piece was given another value than the settings have.
+        """
+        for name, piece in vars(self).items():
+            holds = any(value is settings for value in getattr(piece, "__dict__", {}).values())
+            for taken in type(settings).model_fields if holds else getattr(piece, "takes", ()):
+                getattr(settings, taken, None)
+            try:
+                if hasattr(piece, "with_settings"):
+                    setattr(self, name, piece.with_settings(settings))
+            except ValueError as error:
+                raise BadInput(str(error)) from error
+
+
+def refuse_idle(settings: Settings, pieces: Pieces, rules: Rules) -> None:
+    """Refuses settings that were changed and would do nothing.
+
+    Args:
+        settings: of the run; all that use some have read them.
+        pieces: of the page.
+        rules: made of both.
+
+    Raises:
+        BadInput: names each of them, and what would not use it.
+    """
+    _refuse_together(settings, rules)
+    idle = settings.idle()
+    if idle:
+        raise BadInput("; ".join(_said(name, settings, pieces, rules) for name in idle))
+
+
+def _refuse_together(settings: Settings, rules: Rules) -> None:
+    """Settings that are read and that others make idle."""
+    every = vars(settings)["eval_every"]
+    if not rules.federated:
+        for name in ("server_optimizer", "server_lr"):
+            if settings.is_changed(name):
+                flag, value = flag_of(name), vars(settings)[name]
+                raise BadInput(f"{flag} {value} needs --mode federated: centralized has no server step")
+    if not settings.is_changed("eval_every"):
+        return
+    if isinstance(rules.test_sampler, NoTestSampler):
+        raise BadInput(f"--eval-every {every} tests during the training, but --test-sampler is none")
+    if settings.eval_every > rules.rounds:
+        raise BadInput(
+            f"--eval-every {every} is more than the {rules.rounds} rounds of a day (--rounds), so it would never test"
+        )
+
+
+def _said(name: str, settings: Settings, pieces: Pieces, rules: Rules) -> str:
+    """One line on a setting that does nothing."""
+    value = vars(settings)[name]
+    begin = f"{flag_of(name)} {value if isinstance(value, str | Path) else shortened(value)} would do nothing"
+    part = _FOR.get(name)
+    if part is None:
+        return f"{begin}: neither the page nor a piece it sets reads settings.{name}"
+    piece = getattr(pieces, part)
+    if part != "trainer" and piece is None:
+        piece = getattr(rules, part)
+        return f"{begin} with --{part.replace('_', '-')} {getattr(piece, 'name', '')}; leave it out"
+    return f"{begin}: {type(piece).__name__}, which the page sets, does not use it; leave it out"
