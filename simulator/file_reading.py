@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from protos.codec import to_bundle
-from protos.errors import BadInput
+from protos.errors import BadInput, TooLarge
+from protos.payloads import pack
 from simulator import jobs
 from simulator.data_client import DataClient
 from simulator.examples import check_examples
-from simulator.store import UserRecord
+from simulator.store import UserRecord, check_size
 
 BATCH_BYTES = 8 << 20
 
@@ -56,10 +56,11 @@ def _read(
             uid = str(uid)
             try:
                 counts[uid] = counts.get(uid, 0) + check_examples(uid, examples)
-            except BadInput as error:
+                payload = pack(examples)
+                check_size(uid, payload)
+            except (BadInput, TooLarge) as error:
                 raise BadInput(f"{path}: {error}") from error
             owner = client.owner(uid)
-            payload = to_bundle(examples).SerializeToString()
             batches.setdefault(owner, []).append(UserRecord(uid, job.date, job.split, (number, place), payload))
             sizes[owner] = sizes.get(owner, 0) + len(payload)
             if sizes[owner] > BATCH_BYTES:
