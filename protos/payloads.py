@@ -30,9 +30,7 @@ def pack(tensors: Mapping[str, Array]) -> bytes:
     """
     if sum(array.nbytes for array in tensors.values()) <= PIECE_BYTES:
         return to_bundle(tensors).SerializeToString()
-    return b"".join(
-        tensor_pb2.TensorBundle(tensors=[chunk]).SerializeToString() for chunk in tensor_chunks(tensors, CHUNK_BYTES)
-    )
+    return b"".join(part for chunk in tensor_chunks(tensors, CHUNK_BYTES) for part in _record(chunk))
 
 
 def unpack(payload: bytes) -> Tensors:
@@ -156,6 +154,17 @@ def _cut(chunk: tensor_pb2.TensorChunk) -> Iterator[tensor_pb2.TensorChunk]:
         piece = bytes(data[start : start + CHUNK_BYTES])
         yield tensor_pb2.TensorChunk(name=chunk.name, offset=chunk.offset + start, data=piece, **parts)
         parts = {}
+
+
+def _record(chunk: tensor_pb2.TensorChunk) -> tuple[bytes, bytes]:
+    """A chunk as it stands in a payload."""
+    body = chunk.SerializeToString()
+    head, size = bytearray([_TAG]), len(body)
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head), body
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
