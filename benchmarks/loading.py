@@ -24,7 +24,7 @@ import numpy as np
 import orjson
 from common import first_day, machine, show
 
-from protos.codec import to_bundle
+from protos.payloads import pack
 from reader import Examples, LeafRedditReader
 from simulator.examples import check_examples
 from simulator.store import UserRecord, UserStore
@@ -89,7 +89,7 @@ def batches(users: list[tuple[str, Examples]]) -> Iterator[list[UserRecord]]:
     batch, size = [], 0
     for place, (uid, examples) in enumerate(users):
         check_examples(uid, examples)
-        payload = to_bundle(examples).SerializeToString()
+        payload = pack(examples)
         batch.append(UserRecord(uid, DATE, "train", (0, place), payload))
         size += len(payload)
         if size > BATCH_BYTES:

@@ -208,7 +208,7 @@ def assemble(
 
 
 def to_bundle(tensors: Mapping[str, Array]) -> tensor_pb2.TensorBundle:
-    """Small tensors as one message."""
+    """Small tensors as one message; see `payloads` for those of any size."""
     return tensor_pb2.TensorBundle(tensors=tensor_chunks(tensors, chunk_bytes=1 << 62))
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from protos.certificates import Credentials
 from protos.channel import Caller
-from protos.codec import Array, Tensors, assemble, from_bundle, tensor_chunks, to_bundle
+from protos.codec import Array, Tensors, assemble, tensor_chunks
 from protos.errors import NotFound
+from protos.payloads import join_bundles, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
-from protos.stubs import tensor_pb2
 from scheduler.streams import uid_hash
 from simulator.examples import Examples, join_examples
 from simulator.store import UserRecord, UserStore
 
-# Users handed over together.
-BATCH = 500
+# Users of a checkpoint handed over together, and their bytes.
+BATCH, BATCH_BYTES = 500, 8 << 20
 
 
 def owner_of(uid: str, ranks: tuple[int, ...]) -> int:
@@ -56,15 +57,14 @@ class DataClient:
         """
         owner = self.owner(uid)
         if owner == self._rank:
-            payloads = self._store.get_examples(uid, date, split)
-            bundles = [tensor_pb2.TensorBundle.FromString(p) for p in payloads]
-            if not bundles:
+            parts = [unpack(payload) for payload in self._store.get_examples(uid, date, split)]
+            if not parts:
                 raise NotFound(f"uid {uid!r} has no {split} data on {date!r}")
         else:
             caller, stub = self._peer(owner)
             key = pb.UserDataKey(uid=uid, set=pb.DataSet(date=date, split=split))
-            bundles = list(caller.stream(stub.GetUserData, key))
-        return join_examples(uid, [from_bundle(bundle) for bundle in bundles])
+            parts = list(join_bundles(caller.stream(stub.GetUserData, key)))
+        return join_examples(uid, parts)
 
     def send_data(self, owner: int, records: Iterable[UserRecord]) -> int:
         """Hands records to the data server that owns them, in bulk; returns how many."""
@@ -75,9 +75,11 @@ class DataClient:
         def messages() -> Iterator[pb.UserData]:
             for record in records:
                 key = pb.UserDataKey(uid=record.uid, set=pb.DataSet(date=record.date, split=record.split))
-                examples = tensor_pb2.TensorBundle.FromString(record.payload)
                 number, place = record.order
-                yield pb.UserData(key=key, file_number=number, place=place, examples=examples)
+                head: dict[str, Any] = {"key": key, "file_number": number, "place": place}
+                for examples in pieces(record.payload):
+                    yield pb.UserData(**head, examples=examples)
+                    head = {}
 
         receipt = self._call(caller, stub.SendData, messages())
         return int(receipt.users)
@@ -87,7 +89,7 @@ class DataClient:
         owner = self.owner(uid)
         if owner == self._rank:
             payload = self._store.get_private(uid, step)
-            return None if payload is None else from_bundle(tensor_pb2.TensorBundle.FromString(payload))
+            return None if payload is None else unpack(payload)
         caller, stub = self._peer(owner)
         return assemble(caller.stream(stub.GetUserParams, pb.UserParamsKey(uid=uid, step=step))) or None
 
@@ -95,7 +97,7 @@ class DataClient:
         """Stores one user's private parameters as trained in global round `step`."""
         owner = self.owner(uid)
         if owner == self._rank:
-            self._store.put_private(uid, step, to_bundle(params).SerializeToString())
+            self._store.put_private(uid, step, pack(params))
             return
         caller, stub = self._peer(owner)
 
@@ -109,12 +111,16 @@ class DataClient:
     def restore_params(self, records: Iterable[tuple[str, int, bytes]]) -> None:
         """Hands (uid, step, parameters) of a checkpoint to the data servers that own the uids, in bulk."""
         batches: dict[int, list[tuple[str, int, bytes]]] = {}
+        sizes: dict[int, int] = {}
         for uid, step, payload in records:
-            batch = batches.setdefault(self.owner(uid), [])
+            owner = self.owner(uid)
+            batch = batches.setdefault(owner, [])
             batch.append((uid, step, payload))
-            if len(batch) >= BATCH:
-                self._restore(self.owner(uid), batch)
+            sizes[owner] = sizes.get(owner, 0) + len(payload)
+            if len(batch) >= BATCH or sizes[owner] > BATCH_BYTES:
+                self._restore(owner, batch)
                 batch.clear()
+                sizes[owner] = 0
         for owner, batch in batches.items():
             if batch:
                 self._restore(owner, batch)
@@ -127,8 +133,10 @@ class DataClient:
 
         def messages() -> Iterator[pb.StoredParams]:
             for uid, step, payload in batch:
-                params = tensor_pb2.TensorBundle.FromString(payload)
-                yield pb.StoredParams(key=pb.UserParamsKey(uid=uid, step=step), params=params)
+                key: pb.UserParamsKey | None = pb.UserParamsKey(uid=uid, step=step)
+                for params in pieces(payload):
+                    yield pb.StoredParams(key=key, params=params)
+                    key = None
 
         self._call(caller, stub.RestoreUserParams, messages())
 

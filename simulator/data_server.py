@@ -10,8 +10,9 @@ import numpy as np
 
 from protos.certificates import Credentials
 from protos.channel import answering, make_server, streaming
-from protos.codec import Tensors, TensorSpec, assemble, from_bundle, tensor_chunks, to_bundle
+from protos.codec import Tensors, TensorSpec, assemble, tensor_chunks
 from protos.errors import BadInput, NotFound, WrongState
+from protos.payloads import join_users, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
 from protos.stubs import peer_server_pb2_grpc as peer_grpc
@@ -114,14 +115,17 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
 
     def SendData(self, request: Iterable[pb.UserData], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
         total, batch, size = 0, [], 0
-        for message in request:
-            key = message.key
-            self._check_owner(key.uid)
-            check_split(key.set.split)
-            check_examples(key.uid, from_bundle(message.examples))
-            payload = message.examples.SerializeToString()
-            order = (message.file_number, message.place)
-            batch.append(UserRecord(key.uid, check_date(key.set.date), key.set.split, order, payload))
+
+        def begin(message: pb.UserData) -> None:
+            self._check_owner(message.key.uid)
+            check_split(message.key.set.split)
+            check_date(message.key.set.date)
+
+        for first, examples, payload in join_users(request, "examples", begin):
+            key = first.key
+            check_examples(key.uid, examples)
+            order = (first.file_number, first.place)
+            batch.append(UserRecord(key.uid, key.set.date, key.set.split, order, payload))
             size += len(payload)
             if size > BATCH_BYTES:
                 total += self._store.put_examples(batch)
@@ -136,7 +140,7 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
         if not found:
             raise NotFound(f"uid {request.uid!r} has no {request.set.split} data on {request.set.date!r}")
         for payload in found:
-            yield tensor_pb2.TensorBundle.FromString(payload)
+            yield from pieces(payload)
 
     def ClearUserData(self, request: pb.DataSet, context: Any) -> pb.DataReceipt:  # noqa: N802, D102
         check_split(request.split)
@@ -147,7 +151,7 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
         check_step(request.uid, request.step)
         payload = self._store.get_private(request.uid, request.step)
         if payload is not None:
-            yield from tensor_chunks(from_bundle(tensor_pb2.TensorBundle.FromString(payload)))
+            yield from tensor_chunks(unpack(payload))
 
     def UpdateUserParams(self, request: Iterable[pb.UserParams], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
         messages = iter(request)
@@ -167,21 +171,21 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
 
         tensors = assemble(chunks(), self._schema.specs())
         self._schema.check(uid, tensors)
-        self._store.put_private(uid, first.key.step, to_bundle(tensors).SerializeToString())
+        self._store.put_private(uid, first.key.step, pack(tensors))
         return pb.DataReceipt(users=1)
 
     def RestoreUserParams(self, request: Iterable[pb.StoredParams], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
         total, batch, size = 0, [], 0
-        for number, message in enumerate(request):
-            if number == 0 and self._store.has_examples():
+
+        def begin(message: pb.StoredParams) -> None:
+            if self._store.has_examples():
                 raise WrongState("private parameters of a checkpoint came after the first day was loaded")
-            uid, step = message.key.uid, message.key.step
-            self._check_owner(uid)
-            check_step(uid, step)
-            tensors = from_bundle(message.params)
-            self._schema.check(uid, tensors)
-            payload = to_bundle(tensors).SerializeToString()
-            batch.append((uid, step, payload))
+            self._check_owner(message.key.uid)
+            check_step(message.key.uid, message.key.step)
+
+        for first, tensors, payload in join_users(request, "params", begin):
+            self._schema.check(first.key.uid, tensors)
+            batch.append((first.key.uid, first.key.step, payload))
             size += len(payload)
             if size > BATCH_BYTES:
                 total += self._store.restore_private(batch)

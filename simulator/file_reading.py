@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from protos.codec import to_bundle
-from protos.errors import BadInput
+from protos.errors import BadInput, TooLarge
+from protos.payloads import pack
 from simulator import jobs
 from simulator.data_client import DataClient
 from simulator.examples import Examples, check_examples
-from simulator.store import UserRecord
+from simulator.store import UserRecord, check_size
 
 BATCH_BYTES = 8 << 20
 
@@ -68,10 +68,11 @@ def _read(
             try:
                 count = check_examples(uid, examples)
                 read.add(uid, count, weigh(uid, examples) if job.weigh else None)
-            except BadInput as error:
+                payload = pack(examples)
+                check_size(uid, payload)
+            except (BadInput, TooLarge) as error:
                 raise BadInput(f"{path}: {error}") from error
             owner = client.owner(uid)
-            payload = to_bundle(examples).SerializeToString()
             batches.setdefault(owner, []).append(UserRecord(uid, job.date, job.split, (number, place), payload))
             sizes[owner] = sizes.get(owner, 0) + len(payload)
             if sizes[owner] > BATCH_BYTES:

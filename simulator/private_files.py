@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protos.codec import from_bundle
 from protos.errors import FLError
-from protos.stubs import tensor_pb2
+from protos.payloads import unpack
 from scheduler.streams import uid_hash
 from simulator.record import write_npz
 from simulator.store import UserStore
@@ -28,7 +27,7 @@ def save_private(store: UserStore, output: Path) -> None:
     except OSError as error:
         raise FLError(f"{folder} cannot be written: {error.strerror}") from error
     for uid, _, payload in store.all_private():
-        arrays = from_bundle(tensor_pb2.TensorBundle.FromString(payload))
+        arrays = unpack(payload)
         write_npz(folder / f"{file_name(uid)}.npz", arrays)
 
 

@@ -17,10 +17,14 @@ from typing import Any
 
 import lmdb
 
-from protos.errors import FLError, WrongState
+from protos.errors import FLError, TooLarge, WrongState
 
 # Virtual size; the file itself grows with what is stored.
 MAP_BYTES = 1 << 38
+# LMDB holds no larger value.
+MAX_VALUE = (1 << 32) - 1
+# Of a value of private parameters, what is no parameter: the longest uid and the versions' heads.
+_HEADS = 1 << 13
 _EXAMPLES, _PRIVATE, _KNOWN = b"x", b"p", b"u"
 _ORDER = struct.Struct(">II")
 _VERSION = struct.Struct("<qI")
@@ -76,10 +80,15 @@ class UserStore:
     # -- examples ----------------------------------------------------------------
 
     def put_examples(self, records: Iterable[UserRecord]) -> int:
-        """Stores records in one transaction; returns how many."""
+        """Stores records in one transaction; returns how many.
+
+        Raises:
+            TooLarge: a record of 4 GiB or more.
+        """
         count = 0
         with self._writing() as txn:
             for record in records:
+                check_size(record.uid, record.payload)
                 key = _examples_prefix(record.date, record.split) + _digest(record.uid) + _ORDER.pack(*record.order)
                 txn.put(key, record.payload)
                 txn.put(_KNOWN + _digest(record.uid), record.uid.encode())
@@ -134,6 +143,7 @@ class UserStore:
 
         Raises:
             WrongState: those of a later round are there.
+            TooLarge: 2 GiB or more; two versions are kept.
         """
         with self._writing() as txn:
             versions = _versions(txn, uid)
@@ -219,6 +229,15 @@ class _Writing:
             raise _refusal(self._folder, error) from error
 
 
+def check_size(uid: str, payload: bytes) -> None:
+    """Raises TooLarge if a user's examples of one file are more than one record holds."""
+    if len(payload) > MAX_VALUE:
+        raise TooLarge(
+            f"uid {uid!r}: {len(payload) / 2**30:.2f} GiB of examples at once, more than {MAX_VALUE / 2**30:.0f} GiB: "
+            "let the reader yield them in parts, the uid with each; they are joined in that order"
+        )
+
+
 def _refusal(folder: Path, error: Exception) -> FLError:
     hint = "the disk is full" if _is_full(error) else str(error)
     return FLError(f"the store of users in {folder} cannot be written: {hint}; free space or point TMPDIR elsewhere")
@@ -255,7 +274,14 @@ def _versions(txn: lmdb.Transaction, uid: str) -> dict[int, bytes]:
 
 def _put_versions(txn: lmdb.Transaction, uid: str, versions: dict[int, bytes]) -> None:
     """Keeps the last two."""
-    txn.put(_PRIVATE + _digest(uid), _pack(uid, sorted(versions.items())[-2:]))
+    kept = sorted(versions.items())[-2:]
+    largest = max(len(payload) for _, payload in kept)
+    if largest > MAX_VALUE // 2 - _HEADS:
+        raise TooLarge(
+            f"uid {uid!r}: {largest / 2**30:.2f} GiB of private parameters, more than {MAX_VALUE / 2**31:.0f} GiB: "
+            "let fewer parameters be private"
+        )
+    txn.put(_PRIVATE + _digest(uid), _pack(uid, kept))
 
 
 def _pack(uid: str, versions: list[tuple[int, bytes]]) -> bytes:

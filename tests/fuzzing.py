@@ -10,6 +10,7 @@ from protos.codec import tensor_chunks, to_bundle
 from protos.stubs import data_server_pb2 as dpb
 from protos.stubs import peer_server_pb2 as ppb
 from protos.stubs import scheduler_server_pb2 as pb
+from protos.stubs import tensor_pb2
 
 # The run beside the noise: what it says is not said by the noise.
 RANKS, DAY, RUN_UID = (1, 2), "20200101", "mine-run"
@@ -57,6 +58,10 @@ def templates(array):
     uid = dpb.UserDataKey(uid="mine-noise", set=dpb.DataSet(date="20200102", split="train"))
     mine = dpb.UserParamsKey(uid="mine-noise", step=3)
     examples = dpb.UserData(key=uid, examples=to_bundle(array))
+    parts = [tensor_pb2.TensorBundle(tensors=[c], more=True) for c in tensor_chunks(array, 16)]
+    parts[-1].more = False
+    large = [dpb.UserData(key=uid if i == 0 else None, examples=part) for i, part in enumerate(parts)]
+    restored = [dpb.StoredParams(key=mine if i == 0 else None, params=part) for i, part in enumerate(parts)]
     scheduler = {
         "Register": [[pb.SimulatorInfo(rank=9, host="h", data_address="a:1", shards=2, days=[DAY])]],
         "Exchange": [[pb.ExchangeRequest(rank=9, key="model", payload=b"x")]],
@@ -83,14 +88,14 @@ def templates(array):
         "Exit": [[pb.SimulatorRank(rank=9)]],
     }  # fmt: skip
     data = {
-        "SendData": [[examples, examples]],
+        "SendData": [[examples, examples], [*large, examples]],
         "GetUserData": [[uid]],
         "ClearUserData": [[dpb.DataSet(date="20200102", split="train")]],
         "GetUserParams": [[mine]],
         "UpdateUserParams": [
             [dpb.UserParams(key=mine, chunk=chunks[0]), *(dpb.UserParams(chunk=c) for c in chunks[1:])]
         ],
-        "RestoreUserParams": [[dpb.StoredParams(key=mine, params=to_bundle(array))] * 2],
+        "RestoreUserParams": [[dpb.StoredParams(key=mine, params=to_bundle(array))] * 2, restored],
     }
     part = [ppb.PartSums(key=late, chunk=chunks[0]), *(ppb.PartSums(chunk=c) for c in chunks[1:])]
     peer = {"AddSums": [part], "GetPart": [[ppb.PartRequest(rank=2, step=s)] for s in (6, FAR)]}

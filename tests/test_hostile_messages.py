@@ -530,6 +530,12 @@ def stored(arrays=None, **changes):
     return dpb.StoredParams(key=params_key(**changes), params=to_bundle(OWN if arrays is None else arrays))
 
 
+def own_pieces():
+    """A user's private parameters, a value a message."""
+    sent = [tensor_pb2.TensorBundle(tensors=[c], more=i == 0) for i, c in enumerate(tensor_chunks(OWN, 4))]
+    return [dpb.StoredParams(key=params_key() if i == 0 else None, params=b) for i, b in enumerate(sent)]
+
+
 # To a server that has no examples yet.
 RESTORED = {
     "an unknown array": (stored({"w": np.zeros(2)}), BAD, "private parameter 'w' float64[2] is not the model's"),
@@ -543,11 +549,23 @@ RESTORED = {
 }
 
 
-@pytest.mark.parametrize(("message", "status", "text"), RESTORED.values(), ids=list(RESTORED))
-def test_what_no_checkpoint_holds_is_not_restored(tmp_path, message, status, text):
+RESTORED_PIECES = {
+    "the last is missing": ([own_pieces()[0]], BAD, "ended before the last piece"),
+    "half": ([own_pieces()[0], stored()], BAD, "uid 'mine1': uid 'mine1' came before its last piece"),
+    "of nobody": (own_pieces()[1:], LARGE, "0 characters"),
+    "out of order": ([own_pieces()[0], dpb.StoredParams(params=own_pieces()[0].params)], BAD, "out of order"),
+}
+
+
+@pytest.mark.parametrize(
+    ("messages", "status", "text"),
+    [*(([message], *rest) for message, *rest in RESTORED.values()), *RESTORED_PIECES.values()],
+    ids=[*RESTORED, *RESTORED_PIECES],
+)
+def test_what_no_checkpoint_holds_is_not_restored(tmp_path, messages, status, text):
     made = LiveData(tmp_path / "store", OWN)
     with raw_channel(made.address) as channel:
-        got = refusal(channel, DATA, "RestoreUserParams", [stored(uid="mine2"), message])
+        got = refusal(channel, DATA, "RestoreUserParams", [stored(uid="mine2"), *messages])
         assert (got[0], text in got[1]) == (status, True), got
         assert made.contents() == {}
         send(channel, DATA, "RestoreUserParams", [stored(step=3), stored(step=7), stored(step=5)])
@@ -575,9 +593,33 @@ BUNDLES = {
     "objects": (tensor_pb2.TensorBundle(tensors=[chunk(dtype="object")]), BAD, "unknown dtype 'object'"),
 }
 UNKNOWN = "mine-unknown"
+
+
+def in_pieces(*chunks, last=False):
+    """Chunks as a user's examples, one a message; all but the last have more to come."""
+    bundles = [tensor_pb2.TensorBundle(tensors=[c], more=True) for c in chunks]
+    bundles[-1].more = not last
+    return [dpb.UserData(key=data_key() if i == 0 else None, examples=b) for i, b in enumerate(bundles)]
+
+
+HALVES = list(tensor_chunks({"x": np.arange(6.0)}, 24))
+EMPTY = dpb.UserData(examples=tensor_pb2.TensorBundle(more=True))
+PIECES = {
+    "the last is missing": (in_pieces(*HALVES), BAD, "ended before the last piece"),
+    "out of order": (in_pieces(*HALVES[::-1], last=True), BAD, "out of order"),
+    "one is missing": (in_pieces(HALVES[0], *tensors(y=np.zeros(6)), last=True), BAD, "out of order"),
+    "cut off": (in_pieces(HALVES[0], last=True), BAD, "the stream ended at byte 24 of 48"),
+    "twice": (in_pieces(*HALVES, *HALVES, last=True), BAD, "'x' came twice"),
+    "of another user": ([in_pieces(*HALVES)[0], user_data(uid="mine2")], BAD, "'mine1': uid 'mine2' came before its"),
+    "of the same user": ([in_pieces(*HALVES)[0], user_data()], BAD, "uid 'mine1' came before its last piece"),
+    "of nobody": ([user_data(uid="mine2"), in_pieces(*HALVES)[1]], LARGE, "0 characters"),
+    "nothing without end": ([in_pieces(*HALVES)[0], *[EMPTY] * 9], BAD, "an empty piece"),
+    "a terabyte": (in_pieces(chunk(shape=(1 << 37,)), last=True), LARGE, "beyond the bytes"),
+}
 DATA_CASES = [
     *(("SendData", [user_data(**changes)], *rest) for changes, *rest in KEYS.values()),
     *(("SendData", [user_data(uid="mine2"), user_data(examples)], *rest) for examples, *rest in BUNDLES.values()),
+    *(("SendData", *case) for case in PIECES.values()),
     ("SendData", [dpb.UserData()], LARGE, "0 characters"),
     *(("GetUserData", [data_key(**changes)], *rest) for changes, *rest in KEYS.values()),
     ("GetUserData", [data_key(date=NEXT)], NONE, "uid 'mine1' has no train data on '20200102'"),
