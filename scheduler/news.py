@@ -11,7 +11,7 @@ from typing import Protocol
 
 from protos.codec import Tensors
 from protos.errors import AlreadyDone, FLError, TooLarge, WrongState
-from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
+from scheduler.checkpoints import Marks, Offer, Schedule, Segment, Snapshot
 from scheduler.global_model import GlobalModel
 from scheduler.messages import Layout
 from scheduler.round_state import RoundState
@@ -37,10 +37,10 @@ class Listener(Protocol):
     def on_record(self, record: RoundRecord) -> None:
         """A round or an evaluation has finished."""
 
-    def mark(self) -> dict[str, int]:
+    def mark(self) -> Marks:
         """How far the record goes; it is safe on disk up to there."""
 
-    def on_checkpoint(self, snapshot: Snapshot, marks: dict[str, int], segments: Sequence[Segment]) -> None:
+    def on_checkpoint(self, snapshot: Snapshot, marks: Marks, segments: Sequence[Segment]) -> None:
         """All parts of a checkpoint are there."""
 
     def offers(self) -> Sequence[Offer]:
@@ -86,7 +86,7 @@ class News:
         self._telling = False
         # The checkpoints that are being made, and how far the record goes for each, by step.
         self._parts: dict[int, _Parts] = {}
-        self._marks: dict[int, dict[str, int]] = {}
+        self._marks: dict[int, Marks] = {}
         # The round whose state the last checkpoint is of.
         self.checkpoint_step = -1
 

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,6 +51,8 @@ class SimulationFramework:
         self._meaning: dict[str, Any] = {}
         self._address = ""
         self._output = Path()
+        # Whether the run goes on from a checkpoint; rank 0 sees whether there is one.
+        self._resumed = False
 
     def set_reader(self, reader: Any) -> None:
         """Sets how the files of a day become users: a `ReaderBase`."""
@@ -127,7 +128,9 @@ class SimulationFramework:
         """Plays all days as a simulator."""
         assert self._rules is not None, "run() makes the rules"
         task = Task(self._reader, self._trainer)
-        self._simulation = Simulation(self._role, self._settings, self._rules, task, self._address, self._output)
+        self._simulation = Simulation(
+            self._role, self._settings, self._rules, task, self._address, self._output, resumed=self._resumed
+        )
         self._simulation.run()
         self._simulation.close()
 
@@ -141,6 +144,7 @@ class SimulationFramework:
                 raise FLError("set_reader and set_trainer come before run")
             self._role.prepare_network(self._settings.interface)
             self._rules = self._make_rules()
+            self._settings.check_record()
             if self.is_simulator():
                 list_days(self._settings.data)
                 if self._settings.init is not None and self._role.rank == self._role.simulator_ranks[0]:
@@ -176,14 +180,12 @@ class SimulationFramework:
         self._role.secure()
         told: Any = None
         if self.is_scheduler():
-            settings = self._settings
-            output = settings.resume or settings.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
             try:
-                self._service = SchedulerService(self._role, self._settings, self._rules, self._meaning, output)
-                told = (self._service.address, str(output.absolute()), None)
+                service = self._service = SchedulerService(self._role, self._settings, self._rules, self._meaning)
+                told = (service.address, str(service.record.folder.absolute()), service.resumed, None)
             except FLError as error:
-                told = ("", "", str(error))
-        self._address, folder, problem = self._role.share(told)
+                told = ("", "", False, str(error))
+        self._address, folder, self._resumed, problem = self._role.share(told)
         if problem is not None:
             if self.is_scheduler():
                 sys.stderr.write(f"error: {problem}\n")

@@ -30,6 +30,8 @@ from scheduler.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 from simulator.role_maker import FLSimRoleMaker, launcher_rank
 
 BAD_USAGE = 2
+# Of --resume: go on if there is something to go on from.
+AUTO = "auto"
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
 _NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface"}
@@ -49,9 +51,10 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="YAML file with settings; the command line wins")
     output: Path | None = Field(None, description="folder of the run's record (default: runs/DATE-TIME)")
 
-    resume: Path | None = Field(
-        None, description="go on with the run whose record is in this folder, from its last checkpoint"
-    )
+    resume: Literal["auto"] | Path | None = Field(
+        None, description="go on with the run whose record is in this folder, from its last checkpoint; auto: with "
+        "that in --output if it has a checkpoint, else start"
+    )  # fmt: skip
     checkpoint_every: int | None = Field(
         None, ge=0, le=MOST, description="rounds between checkpoints (default: one a minute; 0: none)"
     )
@@ -112,6 +115,11 @@ class Settings(BaseSettings):
     def meaning(self) -> dict[str, Any]:
         """The settings that the results of a run depend on, as plain values."""
         return self.model_dump(mode="json", exclude=set(_NO_MEANING))
+
+    def check_record(self) -> None:
+        """Raises BadInput if --resume and --output do not go together."""
+        if self.resume == AUTO and self.output is None:
+            raise BadInput("--resume auto needs --output FOLDER: the folder to go on in, or to start in")
 
     def make_sampler(self) -> Sampler:
         """The sampler these settings name."""
@@ -177,12 +185,12 @@ def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySetti
     """As `parse_settings`, raising BadInput."""
     finder = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
-    finder.add_argument("--resume", type=Path)
+    finder.add_argument("--resume")
     try:
         found = finder.parse_known_args(arguments)[0]
     except argparse.ArgumentError as error:
         raise BadInput(str(error)) from error
-    below = _settings_of(found.resume, kind) if found.resume is not None else {}
+    below = _settings_of(Path(found.resume), kind) if found.resume not in (None, AUTO) else {}
     if found.config is not None:
         below |= _read_yaml(found.config, kind)
     said = io.StringIO()

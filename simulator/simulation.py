@@ -65,13 +65,15 @@ class Simulation:
         task: the reader and the trainer.
         scheduler: address of the scheduler.
         output: folder of the record, for private parameters.
+        resumed: whether the run goes on from a checkpoint.
     """
 
     def __init__(
-        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, task: Task, scheduler: str, output: Path
-    ) -> None:
+        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, task: Task, scheduler: str, output: Path, *,
+        resumed: bool,
+    ) -> None:  # fmt: skip
         self._role, self._settings, self._rules, self._task = role, settings, rules, task
-        self._output = output
+        self._output, self._goes_on = output, resumed
         self._leader = role.rank == role.simulator_ranks[0]
         self._client = SchedulerClient(scheduler, role.rank, role.credentials)
         self._scratch: ScratchFolder | None = None
@@ -112,7 +114,7 @@ class Simulation:
     def _play_run(self) -> None:
         self._start()
         self._join()
-        if self._settings.resume is not None:
+        if self._goes_on:
             self._resumed = agree_on_checkpoint(self._client, self._output / FOLDER)
         self._make_model()
         days = plan_days(

@@ -79,11 +79,11 @@ def test_no_damage_goes_unnoticed(tmp_path_factory, data):
 
 def test_a_checkpoint_of_a_later_version_is_left_out(tmp_path, monkeypatch, caplog):
     folder = CheckpointFolder(tmp_path)
-    monkeypatch.setattr("simulator.checkpoint_files.VERSION", 2)
+    monkeypatch.setattr("simulator.checkpoint_files.VERSION", 3)
     folder.write(checkpoint(1))
     monkeypatch.undo()
     assert folder.read_all() == []
-    assert "has version 2, this program reads 1; it is left out" in caplog.text
+    assert "has version 3, this program reads 2; it is left out" in caplog.text
 
 
 def test_nothing_is_left_of_what_could_not_be_written(tmp_path):
