@@ -102,8 +102,17 @@ class RunRecord:
         return all((self.folder / name).is_file() for name in ("config.yaml", "cohorts.json"))
 
     def mark(self) -> Marks:
-        """How far its growing files go, once they are on the disk itself."""
+        """How far its growing files go."""
         return {name: file.mark() for name, file in self._growing.items()}
+
+    def sync(self) -> None:
+        """Returns when they are on the disk itself.
+
+        Raises:
+            FLError: one cannot be written.
+        """
+        for file in self._growing.values():
+            file.sync()
 
     def check(self, marks: Marks) -> None:
         """Whether all is there that was when `mark` gave these.

@@ -35,7 +35,11 @@ class _Growing:
         self._digest = hashlib.blake2b(digest_size=_DIGEST)
 
     def mark(self) -> dict[str, Any]:
-        """How far the file goes, once it is on the disk itself.
+        """How far the file goes."""
+        return {"size": self._size, "digest": self._digest.hexdigest()}
+
+    def sync(self) -> None:
+        """Returns when all of it is on the disk itself.
 
         Raises:
             FLError: it cannot be written.
@@ -43,7 +47,6 @@ class _Growing:
         if self._size:
             with self._writing(), self.path.open("rb+") as file:
                 os.fsync(file.fileno())
-        return {"size": self._size, "digest": self._digest.hexdigest()}
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

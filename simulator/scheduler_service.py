@@ -16,6 +16,7 @@ from scheduler.metrics import TIMES, mean_metrics, user_spread
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules
 from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_server import start_scheduler_server
+from scheduler.stopping import Stop, StopRequest
 from simulator.checkpoint_files import FOLDER, Checkpoint, CheckpointFolder
 from simulator.days import plan_days
 from simulator.meaning import with_files
@@ -26,6 +27,9 @@ from simulator.role_maker import FLSimRoleMaker
 from simulator.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+# For the processes of a run that has stopped to end.
+_GONE_SECONDS = 10.0
 
 
 class SchedulerService:
@@ -59,7 +63,7 @@ class SchedulerService:
         self._seconds = dict.fromkeys(TIMES, 0.0)
         self._rounds = 0
         schedule = Schedule(settings.checkpoint_every)
-        self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule)
+        self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule, settings.grace)
         self._server: grpc.Server
         self._server, self.address = start_scheduler_server(
             self.coordinator, role.listen_address(), len(role.simulator_ranks), role.credentials
@@ -104,6 +108,10 @@ class SchedulerService:
         """How far the record goes."""
         return self.record.mark()
 
+    def sync(self) -> None:
+        """Returns when all of the record is on the disk itself."""
+        self.record.sync()
+
     def on_checkpoint(self, snapshot: Snapshot, marks: Marks, segments: Sequence[Segment]) -> None:
         """All parts of a checkpoint are there."""
         self.checkpoints.write(Checkpoint(snapshot, marks, self._meaning, tuple(segments)))
@@ -120,10 +128,15 @@ class SchedulerService:
         self.record.cut(checkpoint.marks, step)
         self.checkpoints.forget_after(step)
         self.progress.skip(step)
+        self._safe = step
         logger.info("resumed after round %d of the run, date %s", step, checkpoint.snapshot.date)
         return checkpoint.snapshot
 
     # -- the run ---------------------------------------------------------------------
+
+    def request_stop(self, reason: str) -> None:
+        """Has the run stop before its last round; called from another thread."""
+        self.coordinator.stop(StopRequest(f"{reason} at rank 0", grace=self._settings.grace))
 
     def wait(self) -> None:
         """Waits until all simulators have left."""
@@ -144,11 +157,21 @@ class SchedulerService:
             return None
         return f"--resume {self.record.folder} goes on after round {self._safe} of the run"
 
-    def finish(self) -> list[str]:
-        """Writes the final parameters; returns what is to be said of the run, its results last."""
+    def finish(self) -> Stop | None:
+        """Waits for the end of the run; returns how it has stopped if that was before its last round."""
         self.coordinator.wait_finished()
+        stop = self.coordinator.stopped
+        if stop is not None:
+            # The last to leave: a launcher ends what is left when a process leaves with a status.
+            self.coordinator.wait_gone(_GONE_SECONDS)
         self._server.stop(1.0)
         self.progress.end()
+        if stop is not None:
+            self._folder.release()
+        return stop
+
+    def results(self) -> list[str]:
+        """Writes the final parameters of a finished run; returns what is to be said of it, its results last."""
         self.record.save_params("final", self.coordinator.final_params())
         self._folder.release()
         return self._summary()

@@ -34,7 +34,7 @@ BAD_USAGE = 2
 AUTO = "auto"
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
-_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface"}
+_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface", "grace"}
 # Of numbers that cross the wire as 32 bits, and of what nobody needs more of.
 MOST = (1 << 31) - 1
 
@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     checkpoint_every: int | None = Field(
         None, ge=0, le=MOST, description="rounds between checkpoints (default: one a minute; 0: none)"
     )
+
+    grace: float = Field(
+        60.0, gt=0, le=MOST, allow_inf_nan=False, description="seconds from SIGTERM or SIGUSR1 until the checkpoint "
+        "that they have made must be on disk; half of it is for the round under way"
+    )  # fmt: skip
 
     rounds: int = Field(100, ge=0, le=MOST, description="rounds a day")
     mode: Literal["federated", "centralized"] = Field(

@@ -32,7 +32,8 @@ from simulator.record_folder import LOCK, RecordFolder
 SHORT = ["--rounds", 3, "--sample-num", 4, "--shards", 1, "--private", "norm.*", "--checkpoint-every", 1]
 REFUSED = re.compile(
     r"error: --(output|resume) (?P<folder>\S+): another run has this folder "
-    r"\(host (?P<host>\S+), process (?P<pid>\d+), started \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\); wait for its end, or give another folder with --output\n"
+    r"\(host (?P<host>\S+), process (?P<pid>\d+), started \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\); "
+    r"wait for its end, or give another folder with --output\n"
 )
 SLOW = pytest.mark.slow
 
