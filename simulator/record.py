@@ -178,8 +178,13 @@ class RunRecord:
             ) from error
 
 
-def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, Any], *, comment: str = "") -> None:
     """Writes an NPZ file, whole or not at all.
+
+    Args:
+        path: of the file.
+        arrays: by name.
+        comment: of the archive; `zipfile` reads it, NumPy does not care.
 
     Raises:
         FLError: it cannot be written.
@@ -187,15 +192,16 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:
-            write_arrays(file, arrays)
+            write_arrays(file, arrays, comment.encode())
         temporary.replace(path)
     except OSError as error:
         raise FLError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+def write_arrays(file: BinaryIO, arrays: Mapping[str, Array], comment: bytes = b"") -> None:
     """Writes arrays as NumPy's `savez` does, without the large buffers it fills on the way."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = comment
         for name, array in arrays.items():
             whole = np.ascontiguousarray(array).reshape(array.shape)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
