@@ -59,6 +59,12 @@ class RunEnded(FLError):
     status = grpc.StatusCode.ABORTED
 
 
+class RunStopped(FLError):
+    """The run ends before its last round, as it was asked to: leave as the scheduler says."""
+
+    status = grpc.StatusCode.OUT_OF_RANGE
+
+
 class PeerLost(FLError):
     """The other side is gone or does not answer."""
 
@@ -96,10 +102,10 @@ def _begin(text: str, size: int) -> str:
     return text
 
 
-_BY_STATUS = {
-    kind.status: kind
-    for kind in (BadInput, WrongState, NotFound, AlreadyDone, Forbidden, TooLarge, RunEnded, PeerLost, InternalError)
-}
+_KINDS = (
+    BadInput, WrongState, NotFound, AlreadyDone, Forbidden, TooLarge, RunEnded, RunStopped, PeerLost, InternalError,
+)  # fmt: skip
+_BY_STATUS = {kind.status: kind for kind in _KINDS}
 
 
 def from_rpc(error: grpc.RpcError, peer: str) -> FLError:

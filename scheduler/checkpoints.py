@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from protos.codec import Tensors
 # A crash costs minutes, and checkpoints at most a fiftieth of the time.
 PAUSE_SECONDS = 60.0
 SHARE_OF_TIME = 1 / 50
+
+# How far each file of the record goes; what the listener makes of it.
+Marks: TypeAlias = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from protos.channel import wait_in_call
 from protos.codec import MAX_NAME, Tensors, TensorSpec
-from protos.errors import AlreadyDone, BadInput, FLError, NotFound, RunEnded, TooLarge, WrongState
+from protos.errors import AlreadyDone, BadInput, FLError, NotFound, RunEnded, RunStopped, TooLarge, WrongState
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
 from scheduler.checkpoints import Offer, Schedule, Segment
@@ -24,6 +24,7 @@ from scheduler.news import Listener, News
 from scheduler.round_state import MAX_AHEAD, RoundState
 from scheduler.rounds import RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round
+from scheduler.stopping import GRACE_SECONDS, Stop, Stopping, StopRequest
 
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD
@@ -41,11 +42,13 @@ class Coordinator:
         ranks: of the simulators.
         listener: writes the record, the progress and the checkpoints.
         schedule: when checkpoints are made; None for never.
+        grace: seconds that a run has from when it is asked to stop.
     """
 
     def __init__(
-        self, rules: Rules, ranks: Sequence[int], listener: Listener, schedule: Schedule | None = None
-    ) -> None:
+        self, rules: Rules, ranks: Sequence[int], listener: Listener, schedule: Schedule | None = None,
+        grace: float = GRACE_SECONDS,
+    ) -> None:  # fmt: skip
         self.rules = rules
         self._ranks = tuple(sorted(ranks))
         self._listener = listener
@@ -60,10 +63,17 @@ class Coordinator:
         self._waiting: Counter[int] = Counter()
         self._watching: set[int] = set()
         self._left: set[int] = set()
+        # Of a run that stopped: simulators whose processes have ended.
+        self._gone: set[int] = set()
         self._streams: dict[int, bool] = {}
         self._group: tuple[int, ...] | None = None
         self._tests: dict[Round, RoundRecord] = {}
         self._failure: str | None = None
+        self._grace = grace
+        self._stopping = Stopping(
+            lock, over=lambda: self._failure is not None or self._is_over(), decide=self._state_to_leave,
+            told=self._wake_all, fail=self.fail,
+        )  # fmt: skip
         self._news = News(
             listener, schedule or Schedule(0), len(self._ranks), lock=lock,
             ended=lambda: self._failure is not None or self._all_left(),
@@ -114,10 +124,16 @@ class Coordinator:
                 raise AlreadyDone(f"rank {rank} is watching already")
             self._watching.add(rank)
 
-    def watch(self) -> None:
-        """Returns when the run is over, raises when it has failed."""
+    def watch(self) -> Stop | None:
+        """Returns when the run is over, or what was decided when it stops early; raises when it has failed."""
         with self._changed:
-            self._wait(self._all_left, self._over)
+            self._wait(lambda: self._stopping.decided is not None or self._all_left(), self._over)
+            return self._stopping.decided
+
+    def watch_stop(self, rank: int) -> None:
+        """As `watch`, of a run that stops: returns when the simulator is gone, raises when the run fails yet."""
+        with self._changed:
+            self._wait(lambda: self._is_over() and rank in self._gone, self._over)
 
     def report_failure(self, rank: int, message: str) -> None:
         """A simulator cannot go on."""
@@ -128,20 +144,27 @@ class Coordinator:
         """A simulator's watch has ended: unless it said good-bye, the run has failed."""
         with self._changed:
             gone = rank in self._watching and rank not in self._left
+            self._gone.add(rank)
+            self._over.notify_all()
         if gone:
             self.fail(f"rank {rank} is gone: its process died or its host cannot be reached")
 
     def leave(self, rank: int) -> None:
-        """A simulator is done."""
-        with self._changed:
-            self._check_rank(rank)
+        """A simulator is done; of a run that stops early, returns when all are and its checkpoint is on disk."""
+        with self._turn(rank):
+            stop = self._stopping.decided
+            if stop is not None and self._news.lacks(rank, stop.step):
+                # It was on its way out when that was decided.
+                raise RunStopped(str(stop)) if self._failure is None else RunEnded(self._failure)
             self._left.add(rank)
             self._wake_all()
+            if stop is not None:
+                self._wait(self._is_over, self._over)
 
     def fail(self, message: str) -> None:
         """Ends the run for all; only the first failure is kept."""
         with self._changed:
-            if self._failure is None and not self._all_left():
+            if self._failure is None and not self._is_over():
                 self._failure = message
             self._wake_all()
 
@@ -158,7 +181,49 @@ class Coordinator:
             RunEnded: the run has failed.
         """
         with self._changed:
-            self._wait(lambda: self._all_left() and self._news.all_told, self._over)
+            self._wait(self._is_over, self._over)
+
+    # -- stopping ----------------------------------------------------------------
+
+    def ask_stop(self, rank: int, reason: str) -> None:
+        """A simulator was told to stop the run, by `reason` such as "SIGTERM"; see `stop`."""
+        self._check_rank(rank)
+        if not 0 < len(reason) <= MAX_NAME:
+            raise TooLarge(f"rank {rank}: a reason to stop has {len(reason)} characters; 1 to {MAX_NAME} are allowed")
+        self.stop(StopRequest(f"{reason} at rank {rank}", grace=self._grace))
+
+    def stop(self, request: StopRequest) -> None:
+        """Ends the run for all before its last round.  Here alone it is decided after which, and all are told.
+
+        A round that is under way is finished, unless that takes half of the grace time; a test is given up, since a
+        resumed run does it again.  A checkpoint is made of the state that is left behind.
+        """
+        with self._changed:
+            # A run whose simulators leave already is about to be over anyway.
+            if not self._left:
+                self._stopping.ask(request, at_once=self._state is None or not self._state.trains)
+
+    @property
+    def stopped(self) -> Stop | None:
+        """How the run stops early, None if it does not."""
+        with self._changed:
+            return self._stopping.decided
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run has failed since it could not stop in time."""
+        with self._changed:
+            return self._stopping.late
+
+    def wait_gone(self, seconds: float) -> None:
+        """Returns when the processes of all simulators have ended, or this much later."""
+        with self._changed:
+            self._over.wait_for(lambda: self._gone >= set(self._ranks), seconds)
+
+    def _state_to_leave(self) -> tuple[int, bool]:
+        """Rounds that are done, and whether a checkpoint of the state after them is on its way."""
+        state = self._state
+        return (0, False) if state is None else (state.step, self._news.save_now(state))
 
     # -- users and parameters --------------------------------------------------
 
@@ -278,6 +343,9 @@ class Coordinator:
         with self._turn(rank), self._round_state() as state:
             self._check_near(state, at.step)
             self._wait(lambda: state.step >= at.step)
+            # A test is not begun.
+            self._stopping.settle()
+            self._stopping.check()
             return state.test_share(rank, at)
 
     def report_test(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings) -> RoundRecord:
@@ -326,6 +394,7 @@ class Coordinator:
         with self._changed:
             if self._state is None:
                 raise WrongState("not all simulators have joined yet")
+            self._stopping.check()
             yield self._state
 
     @contextmanager
@@ -360,6 +429,8 @@ class Coordinator:
             state: after a round, of which a checkpoint may be due.
         """
         self._news.add(record, state)
+        if state is not None:
+            self._stopping.settle()
         self._wake()
         # A disk that is slower than the rounds holds them up, and memory does not grow.
         self._wait(lambda: self._news.has_room)
@@ -383,6 +454,11 @@ class Coordinator:
     def _all_left(self) -> bool:
         return len(self._left) == len(self._ranks)
 
+    def _is_over(self) -> bool:
+        """Whether all have left, the listener knows everything, and a checkpoint that was begun is there."""
+        saved = self._stopping.decided is None or self._news.all_saved
+        return self._all_left() and self._news.all_told and saved
+
     def _wake(self) -> None:
         self._changed.notify_all()
 
@@ -392,4 +468,11 @@ class Coordinator:
         self._news.wake()
 
     def _wait(self, ready: Callable[[], bool], reason: threading.Condition | None = None) -> None:
-        wait_in_call(reason or self._changed, ready, lambda: None if self._failure is None else RunEnded(self._failure))
+        """Waits for a reason, for a change by default; a failure ends it, and a stop what waits for a change."""
+
+        def ends() -> FLError | None:
+            if self._failure is not None:
+                return RunEnded(self._failure)
+            return self._stopping.error if reason is None else None
+
+        wait_in_call(reason or self._changed, ready, ends)

@@ -15,6 +15,7 @@ from scheduler.checkpoints import Segment
 from scheduler.day_users import Told
 from scheduler.rounds import Share
 from scheduler.samplers import Round
+from scheduler.stopping import Stop
 
 # Users in one message: far below the bound of a message with the longest uids.
 BATCH = 5_000
@@ -125,6 +126,16 @@ def segment_from_message(message: pb.Segment) -> Segment:
     if not _FILE.fullmatch(message.name) or len(message.digest) > MAX_NAME:
         raise BadInput(f"segment {message.name[:40]!r} is not the name of a file of private parameters")
     return Segment(message.name, message.size, message.digest)
+
+
+def stop_to_message(stop: Stop) -> pb.Stop:
+    """As a message."""
+    return pb.Stop(reason=stop.reason, status=stop.status, step=stop.step, saves=stop.saves)
+
+
+def stop_from_message(message: pb.Stop) -> Stop:
+    """From a message."""
+    return Stop(message.reason, message.status, message.step, message.saves)
 
 
 def key_to_message(rank: int, at: Round) -> pb.RoundKey:

@@ -11,11 +11,11 @@ from typing import Protocol
 
 from protos.codec import Tensors
 from protos.errors import AlreadyDone, FLError, TooLarge, WrongState
-from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
+from scheduler.checkpoints import Marks, Offer, Schedule, Segment, Snapshot
 from scheduler.global_model import GlobalModel
 from scheduler.messages import Layout
 from scheduler.round_state import RoundState
-from scheduler.rounds import RoundRecord
+from scheduler.rounds import TRAIN, RoundRecord
 
 # Finished rounds that may wait for the listener; a disk that is slower than the rounds holds them up.
 MAX_UNTOLD = 64
@@ -37,10 +37,13 @@ class Listener(Protocol):
     def on_record(self, record: RoundRecord) -> None:
         """A round or an evaluation has finished."""
 
-    def mark(self) -> dict[str, int]:
-        """How far the record goes; it is safe on disk up to there."""
+    def mark(self) -> Marks:
+        """How far the record goes."""
 
-    def on_checkpoint(self, snapshot: Snapshot, marks: dict[str, int], segments: Sequence[Segment]) -> None:
+    def sync(self) -> None:
+        """Returns when all of the record is on the disk itself."""
+
+    def on_checkpoint(self, snapshot: Snapshot, marks: Marks, segments: Sequence[Segment]) -> None:
         """All parts of a checkpoint are there."""
 
     def offers(self) -> Sequence[Offer]:
@@ -86,7 +89,10 @@ class News:
         self._telling = False
         # The checkpoints that are being made, and how far the record goes for each, by step.
         self._parts: dict[int, _Parts] = {}
-        self._marks: dict[int, dict[str, int]] = {}
+        self._marks: dict[int, Marks] = {}
+        # Of the last round: its day, and how far the record went when the round was in it.
+        self._date: str | None = None
+        self._last_mark: Marks = {}
         # The round whose state the last checkpoint is of.
         self.checkpoint_step = -1
 
@@ -105,6 +111,11 @@ class News:
         return not self._untold and not self._telling
 
     @property
+    def all_saved(self) -> bool:
+        """Whether no checkpoint is on its way."""
+        return not self._parts
+
+    @property
     def has_room(self) -> bool:
         """Whether the listener keeps up: the next round need not wait for it."""
         return len(self._untold) < MAX_UNTOLD and len(self._parts) <= 1
@@ -118,14 +129,29 @@ class News:
         """
         self._untold.append(record)
         # By time, never two at once; by rounds, whenever one is due.
-        if state is not None and (not self._parts or self._schedule.every) and self._schedule.due(state.step):
-            self.checkpoint_step = state.step
-            snapshot = state.model.snapshot(state.step, record.at.date)
-            self._parts[state.step] = _Parts(snapshot, state.model)
-            self._untold.append(snapshot)
-            self._finish_checkpoint(state.step)
+        if state is not None:
+            self._date = record.at.date
+            if (not self._parts or self._schedule.every) and self._schedule.due(state.step):
+                self._begin_checkpoint(state)
         if len(self._untold) == 1 or self._is_urgent():
             self._more.notify()
+
+    def save_now(self, state: RoundState) -> bool:
+        """Has a checkpoint made of the state after the last round, unless there is one.
+
+        Returns:
+            Whether one of it is on its way.
+        """
+        if self._date is None or not self.saves:
+            return False
+        if self.checkpoint_step != state.step:
+            self._begin_checkpoint(state)
+        return state.step in self._parts
+
+    def lacks(self, rank: int, step: int) -> bool:
+        """Whether a checkpoint waits for a simulator's part of it."""
+        parts = self._parts.get(step)
+        return parts is not None and bool(parts.snapshot.private) and rank not in parts.segments
 
     def add_segments(self, rank: int, step: int, segments: Sequence[Segment]) -> None:
         """Takes a simulator's part of the checkpoint that is being made.
@@ -150,6 +176,15 @@ class News:
         self._more.notify_all()
 
     # -- inside ------------------------------------------------------------------
+
+    def _begin_checkpoint(self, state: RoundState) -> None:
+        assert self._date is not None, "a round comes first"
+        self.checkpoint_step = state.step
+        snapshot = state.model.snapshot(state.step, self._date)
+        self._parts[state.step] = _Parts(snapshot, state.model)
+        self._untold.append(snapshot)
+        self._more.notify()
+        self._finish_checkpoint(state.step)
 
     def _finish_checkpoint(self, step: int) -> None:
         """Has the checkpoint written once all its parts are there."""
@@ -192,8 +227,12 @@ class News:
     def _tell_one(self, news: RoundRecord | Snapshot | _Parts) -> None:
         if isinstance(news, RoundRecord):
             self._listener.on_record(news)
+            if news.phase == TRAIN and self.saves:
+                # Without the tests after the round, which a resumed run does again.
+                self._last_mark = self._listener.mark()
         elif isinstance(news, Snapshot):
-            self._marks[news.step] = self._listener.mark()
+            self._marks[news.step] = self._last_mark
+            self._listener.sync()
         else:
             segments = [segment for rank in sorted(news.segments) for segment in news.segments[rank]]
             step = news.snapshot.step

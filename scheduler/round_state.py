@@ -279,6 +279,11 @@ class RoundState:
             self._open.started = end
         return record
 
+    @property
+    def trains(self) -> bool:
+        """Whether a round is under way that will end."""
+        return self._test is None and self._open is not None and self._open.started is not None
+
     # -- inside --------------------------------------------------------------
 
     def check_rank(self, rank: int) -> None:

@@ -26,12 +26,14 @@ from scheduler.messages import (
     segment_from_message,
     segment_to_message,
     shares_from_messages,
+    stop_from_message,
     told_to_messages,
 )
 from scheduler.metrics import Pair, UserResult
 from scheduler.reports import report_head, report_tail
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
+from scheduler.stopping import Stop
 
 
 class SchedulerClient:
@@ -67,19 +69,22 @@ class SchedulerClient:
         request = pb.ExchangeRequest(rank=self._rank, key=key, payload=payload)
         return {reply.rank: reply.payload for reply in self._caller.stream(self._stub.Exchange, request)}
 
-    def watch(self, on_end: Callable[[FLError | None], None]) -> None:
+    def watch(
+        self, on_end: Callable[[FLError | None], None], on_stop: Callable[[Stop], None] = lambda stop: None
+    ) -> None:
         """Watches the run from a thread of its own; returns when the scheduler knows this simulator lives.
 
         Args:
             on_end: called once, with None when the run is over, else with why it failed.
+            on_stop: called if the run stops before its last round; `on_end` comes after this process only.
         """
         replies = self._caller.stream(self._stub.Watch, pb.WatchRequest(rank=self._rank))
         next(replies)
 
         def follow() -> None:
             try:
-                for _ in replies:
-                    pass
+                for reply in replies:
+                    on_stop(stop_from_message(reply.stop))
             except FLError as error:
                 on_end(error)
             else:
@@ -91,8 +96,12 @@ class SchedulerClient:
         """Fails the run for all."""
         self._caller.call(self._stub.ReportFailure, pb.Failure(rank=self._rank, message=message), timeout=3.0)
 
+    def request_stop(self, reason: str) -> None:
+        """Has the run stop for all after the round that is under way; returns at once."""
+        self._caller.call(self._stub.RequestStop, pb.StopRequest(rank=self._rank, reason=reason), timeout=3.0)
+
     def exit(self) -> None:
-        """Leaves the run."""
+        """Leaves the run; of one that stops early, returns when all are done and its checkpoint is on disk."""
         self._caller.call(self._stub.Exit, pb.SimulatorRank(rank=self._rank))
 
     # -- users -------------------------------------------------------------------

@@ -29,6 +29,7 @@ from scheduler.messages import (
     segment_from_message,
     segment_to_message,
     shares_to_messages,
+    stop_to_message,
     told_from_messages,
 )
 from scheduler.metrics import reduce_metrics
@@ -63,9 +64,9 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._maps: dict[int, dict[MemoryHandle, Sums]] = {}
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
-        for name in ("Register", "ReportFailure", "UpdateUserInstNum", "ChooseExchange", "UpdateGlobalParams",
-                     "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound", "GetSharedMemory", "UpdateTestMetrics",
-                     "ReportSegments", "GetCheckpoints", "Restore", "Exit"):  # fmt: skip
+        for name in ("Register", "RequestStop", "ReportFailure", "UpdateUserInstNum", "ChooseExchange",
+                     "UpdateGlobalParams", "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound", "GetSharedMemory",
+                     "UpdateTestMetrics", "ReportSegments", "GetCheckpoints", "Restore", "Exit"):  # fmt: skip
             setattr(self, name, unary(getattr(self, name)))
         for name in ("Exchange", "Watch", "SampleUsersToTrain", "SampleUsersWithHash", "FixedUsersToTrain",
                      "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
@@ -86,7 +87,14 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         if not context.add_callback(lambda: self._do.drop(request.rank)):
             self._do.drop(request.rank)
         yield pb.WatchReply()
-        self._do.watch()
+        stop = self._do.watch()
+        if stop is not None:
+            yield pb.WatchReply(stop=stop_to_message(stop))
+            self._do.watch_stop(request.rank)
+
+    def RequestStop(self, request: pb.StopRequest, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802, D102
+        self._do.ask_stop(request.rank, request.reason)
+        return pb.Empty()
 
     def ReportFailure(self, request: pb.Failure, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802, D102
         self._do.report_failure(request.rank, request.message)

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from protos.errors import BadInput, FLError
-from scheduler.checkpoints import Offer, Segment, Snapshot
+from scheduler.checkpoints import Marks, Offer, Segment, Snapshot
 from simulator.record import write_arrays
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Checkpoint:
     """
 
     snapshot: Snapshot
-    marks: dict[str, int]
+    marks: Marks
     meaning: dict[str, Any]
     segments: tuple[Segment, ...]
 
@@ -95,7 +95,7 @@ class CheckpointFolder:
         def body(file: BinaryIO) -> None:
             write_arrays(file, arrays)
 
-        write_sealed(self._folder / f"step-{snapshot.step:08d}.ckpt", body)
+        write_sealed(self._path(snapshot.step), body)
         for path in self._paths()[KEPT:]:
             path.unlink(missing_ok=True)
 
@@ -109,11 +109,18 @@ class CheckpointFolder:
                 logger.warning("%s; it is left out", error)
         return found
 
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint after so many rounds is there."""
+        return self._path(step).is_file()
+
     def forget_after(self, step: int) -> None:
         """Removes the checkpoints of rounds after `step`: the run goes on from there."""
         for path in self._paths():
             if _step_of(path) > step:
                 path.unlink(missing_ok=True)
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}.ckpt"
 
     def _paths(self) -> list[Path]:
         """Newest first."""

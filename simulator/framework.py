@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +13,7 @@ from protos.errors import FLError, InternalError, RunEnded
 from scheduler.rounds import Rules
 from scheduler.samplers import Sampler, TestSampler
 from scheduler.server_optimizers import ServerOptimizer
+from scheduler.stopping import STOPPED
 from simulator.days import list_days
 from simulator.in_force import Pieces, refuse_idle
 from simulator.logs import set_up_logging
@@ -27,6 +26,7 @@ from simulator.scheduler_service import SchedulerService
 from simulator.sending import check_sendable
 from simulator.settings import BAD_USAGE, Settings
 from simulator.shard_crew import ShardCrash
+from simulator.signals import RunSignals, StoppedEarly
 from simulator.simulation import Simulation, Task
 
 logger = logging.getLogger(__name__)
@@ -47,10 +47,13 @@ class SimulationFramework:
         self._pieces = Pieces()
         self._service: SchedulerService | None = None
         self._simulation: Simulation | None = None
+        self._signals = RunSignals(saves=settings.checkpoint_every != 0)
         self._rules: Rules | None = None
         self._meaning: dict[str, Any] = {}
         self._address = ""
         self._output = Path()
+        # Whether the run goes on from a checkpoint; rank 0 sees whether there is one.
+        self._resumed = False
 
     def set_reader(self, reader: Any) -> None:
         """Sets how the files of a day become users: a `ReaderBase`."""
@@ -86,19 +89,19 @@ class SimulationFramework:
         set_up_logging(f"rank {self._role.rank}")
         if self._settings.tune:
             limit_arenas(os.environ)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # SIGINT too: a script's background job starts with it ignored, and a launcher passes it on.
-            signal.signal(number, _interrupt)
+        self._signals.listen()
         try:
             self._check()
             self._open()
+            if self._service is not None:
+                self._signals.follow(self._service.request_stop)
             if self.is_scheduler():
                 self.run_scheduler_service()
             if self.is_simulator():
                 self.run_simulation()
-            if self._service is not None:
-                for line in self._service.finish():
-                    logger.info("%s", line)
+            self._finish()
+        except StoppedEarly as early:
+            self._end(STOPPED, f"stopped by {early} before the run began")
         except KeyboardInterrupt:
             self._end(INTERRUPTED, "interrupted")
         except InternalError as error:
@@ -109,7 +112,8 @@ class SimulationFramework:
             message = self._simulation.failure if self._simulation is not None else None
             if self._service is not None:
                 message = self._service.seen_alone or message
-            self._end(FAILED, message)
+            late = self._service is not None and self._service.coordinator.interrupted
+            self._end(INTERRUPTED if late else FAILED, message)
         except FLError as error:
             self._end(FAILED, str(error))
         except ShardCrash as error:
@@ -127,11 +131,36 @@ class SimulationFramework:
         """Plays all days as a simulator."""
         assert self._rules is not None, "run() makes the rules"
         task = Task(self._pieces.reader, self._pieces.trainer)
-        self._simulation = Simulation(self._role, self._settings, self._rules, task, self._address, self._output)
+        self._simulation = Simulation(
+            self._role, self._settings, self._rules, task, self._address, self._output, resumed=self._resumed
+        )
+        if self._service is None:
+            self._signals.follow(self._simulation.request_stop)
         self._simulation.run()
         self._simulation.close()
 
     # -- inside ------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Says what has come of a run that has not failed; ends the process if it has stopped before its last round.
+
+        Only rank 0 leaves with the status then, as the last: launchers end all ranks when one leaves with a status.
+        And not abruptly: see `FLSimRoleMaker.leave_together`.
+        """
+        if self._service is None:
+            if self._simulation is not None and self._simulation.stopped is not None:
+                self._signals.ignore()
+                raise SystemExit(0)
+            return
+        stop = self._service.finish()
+        if stop is None:
+            for line in self._service.results():
+                logger.info("%s", line)
+            return
+        self._signals.ignore()
+        lines = [f"rank 0: {stop}", self._service.way_on]
+        sys.stderr.write("".join(f"{line}\n" for line in lines if line is not None))
+        raise SystemExit(stop.status)
 
     def _check(self) -> None:
         """Finds what is wrong before anything is started; the first rank with a problem speaks for all."""
@@ -145,6 +174,7 @@ class SimulationFramework:
             self._role.prepare_network(self._settings.interface)
             self._rules = self._make_rules()
             refuse_idle(self._settings, self._pieces, self._rules)
+            self._settings.check_record()
             if self.is_simulator():
                 list_days(self._settings.data)
                 if self._settings.init is not None and self._role.rank == self._role.simulator_ranks[0]:
@@ -187,14 +217,12 @@ class SimulationFramework:
         self._role.secure()
         told: Any = None
         if self.is_scheduler():
-            settings = self._settings
-            output = settings.resume or settings.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
             try:
-                self._service = SchedulerService(self._role, self._settings, self._rules, self._meaning, output)
-                told = (self._service.address, str(output.absolute()), None)
+                service = self._service = SchedulerService(self._role, self._settings, self._rules, self._meaning)
+                told = (service.address, str(service.record.folder.absolute()), service.resumed, None)
             except FLError as error:
-                told = ("", "", str(error))
-        self._address, folder, problem = self._role.share(told)
+                told = ("", "", False, str(error))
+        self._address, folder, self._resumed, problem = self._role.share(told)
         if problem is not None:
             if self.is_scheduler():
                 sys.stderr.write(f"error: {problem}\n")
@@ -204,9 +232,7 @@ class SimulationFramework:
 
     def _end(self, code: int, message: str | None) -> NoReturn:
         """Ends this rank, having told the others why; never returns, never hangs."""
-        # A second Ctrl-C must not stop the cleaning.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._signals.ignore()
         if self._service is not None:
             self._service.progress.end()
         if message is not None:
@@ -222,7 +248,3 @@ class SimulationFramework:
             self._service.abandon(message or "the run has failed")
         self._role.leave(code)
         raise AssertionError("leave does not return")
-
-
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt

@@ -42,6 +42,8 @@ class PrivateSaver:
 
     def begin(self, step: int) -> None:
         """Begins the files of the state before global round `step`, as it is now; waits for those before."""
+        if step == self._step:
+            return
         self.wait()
         chain = self._chains[-1] if self._chains else ()
         if len(chain) >= _CHAIN or (chain and sum(s.size for s in chain) > 2 * chain[0].size):
@@ -64,10 +66,12 @@ class PrivateSaver:
         self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Returns when nothing is being written."""
-        if self._thread is not None:
-            self._thread.join()
+    def wait(self, seconds: float | None = None) -> bool:
+        """Returns when nothing is being written, or this much later; whether nothing is."""
+        if self._thread is None:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _remove_old(self) -> None:
         """Removes files of this rank that none of the last checkpoints needs."""

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
-import os
 import platform
 import zipfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,16 +15,16 @@ import yaml
 
 from protos.codec import Array, Tensors
 from protos.errors import FLError
+from scheduler.checkpoints import Marks
 from scheduler.messages import Layout
 from scheduler.metrics import SPREAD, TIMES, mean_metrics, ratio, user_spread
 from scheduler.rounds import TRAIN, RoundRecord
+from simulator.record_files import Cohorts, Table
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("paddlepaddle", "grpcio", "protobuf", "mpi4py", "numpy", "lmdb")
 _FIRST = ["date", "round", "phase", "users", "examples", "loss", "top1"]
-_TABLES = ("metrics.csv", "per_user.csv")
-_COHORTS = "cohorts.json"
 _PARTS = ("config.yaml", "metrics.csv", "per_user.csv", "cohorts.json", "params", "checkpoints")
 
 
@@ -49,9 +44,10 @@ class RunRecord:
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
         self.folder = folder
         self._settings = dict(settings)
-        self._columns: dict[str, list[str]] = {}
-        self._rows = dict.fromkeys(_TABLES, 0)
-        self._cohorts = 0
+        self._metrics = Table(folder / "metrics.csv")
+        self._per_user = Table(folder / "per_user.csv")
+        self._cohorts = Cohorts(folder / "cohorts.json")
+        self._growing = {file.path.name: file for file in (self._metrics, self._per_user, self._cohorts)}
         self._resumed = resumed
         if resumed:
             return
@@ -59,7 +55,7 @@ class RunRecord:
             folder.mkdir(parents=True, exist_ok=True)
             _set_aside(folder)
             (folder / "params").mkdir()
-            (folder / "cohorts.json").write_text("[]", encoding="utf-8")
+            self._cohorts.begin()
         except OSError as error:
             raise FLError(f"--output {folder} cannot be written: {error.strerror}") from error
 
@@ -89,49 +85,58 @@ class RunRecord:
         row |= {"users": len(record.results), "examples": sum(r.examples for r in record.results)}
         row |= {name: _number(value) for name, value in values.items()}
         if record.phase == TRAIN:
-            self._add_cohort([r.uid for r in record.results])
+            self._cohorts.add([r.uid for r in record.results])
         else:
             spread = user_spread(record.results, "top1")
             row |= {f"top1_user_{key}": _number(value) for key, value in spread.items()}
             self._add_users(record)
         times = {"seconds": record.seconds, **{name: getattr(record.timings, name) for name in TIMES[1:]}}
         row |= {name: f"{seconds:.6f}" for name, seconds in times.items()}
-        self._add_rows("metrics.csv", _FIRST, sorted(set(values) - set(_FIRST)), [*SPREAD, *TIMES], [row])
+        self._metrics.add(_FIRST, set(values) - set(_FIRST), [*SPREAD, *TIMES], [row])
 
     # -- checkpoints -----------------------------------------------------------------
 
-    def mark(self) -> dict[str, int]:
-        """How many rows and cohorts there are, once they are on the disk itself."""
-        for name in (*_TABLES, _COHORTS):
-            try:
-                with (self.folder / name).open("rb+") as file:
-                    os.fsync(file.fileno())
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise self._refusal(name, error) from error
-        return {**self._rows, _COHORTS: self._cohorts}
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has removed what a resumed run needs."""
+        return all((self.folder / name).is_file() for name in ("config.yaml", "cohorts.json"))
 
-    def cut(self, marks: Mapping[str, int], step: int) -> None:
-        """Goes back to what was there when `mark` gave these numbers, after `step` rounds of the run.
+    def mark(self) -> Marks:
+        """How far its growing files go."""
+        return {name: file.mark() for name, file in self._growing.items()}
+
+    def sync(self) -> None:
+        """Returns when they are on the disk itself.
 
         Raises:
-            FLError: there is less.
+            FLError: one cannot be written.
         """
+        for file in self._growing.values():
+            file.sync()
+
+    def check(self, marks: Marks) -> None:
+        """Whether all is there that was when `mark` gave these.
+
+        Raises:
+            BadInput: a file that is cut off or was changed.
+        """
+        for name, file in self._growing.items():
+            file.check(marks[name])
+
+    def cut(self, marks: Marks, step: int) -> None:
+        """Goes back to what was there when `mark` gave these, after `step` rounds of the run.
+
+        Raises:
+            BadInput: as `check`; nothing has changed.
+            FLError: a file cannot be written.
+        """
+        self.check(marks)
+        for name, file in self._growing.items():
+            file.cut(marks[name])
         try:
-            for name in _TABLES:
-                self._cut_table(name, marks[name])
-            cohorts = json.loads((self.folder / _COHORTS).read_text(encoding="utf-8"))[: marks[_COHORTS]]
-            if len(cohorts) < marks[_COHORTS]:
-                raise self._too_short(_COHORTS)
-            lines = ",".join("\n" + json.dumps(uids, ensure_ascii=False) for uids in cohorts)
-            _replace_text(self.folder / _COHORTS, f"[{lines}]")
-        except OSError as error:
+            content = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise FLError(f"the record in {self.folder} cannot be gone on with: {error}") from error
-        except ValueError as error:
-            raise self._too_short(_COHORTS) from error
-        self._cohorts = marks[_COHORTS]
-        content = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
         content["resumed_after_rounds"] = [*self._earlier_resumes(), step]
         self._write("config.yaml", yaml.safe_dump(content, sort_keys=False))
 
@@ -142,30 +147,6 @@ class RunRecord:
             return []
         return list(content.get("resumed_after_rounds", []))
 
-    def _cut_table(self, name: str, rows: int) -> None:
-        path = self.folder / name
-        self._rows[name] = rows
-        if not rows:
-            path.unlink(missing_ok=True)
-            return
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            kept = list(islice(reader, rows))
-            columns = list(reader.fieldnames or [])
-        if len(kept) < rows:
-            raise self._too_short(name)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(kept)
-        _replace_text(path, text.getvalue())
-        self._columns[name] = columns
-
-    def _too_short(self, name: str) -> FLError:
-        return FLError(
-            f"{self.folder / name} holds less than its checkpoint knows: start the run again without --resume"
-        )
-
     # -- parameters ------------------------------------------------------------------
 
     def save_params(self, name: str, params: Tensors) -> None:
@@ -173,17 +154,6 @@ class RunRecord:
         write_npz(self.folder / "params" / f"{name}.npz", params)
 
     # -- inside ------------------------------------------------------------------------
-
-    def _add_cohort(self, uids: list[str]) -> None:
-        """Puts one cohort before the closing bracket: the file is whole JSON after every round."""
-        try:
-            with (self.folder / "cohorts.json").open("rb+") as file:
-                end = file.seek(-1, os.SEEK_END)
-                text = json.dumps(uids, ensure_ascii=False)
-                file.write(f"{',' if end > 1 else ''}\n{text}]".encode())
-            self._cohorts += 1
-        except OSError as error:
-            raise self._refusal("cohorts.json", error) from error
 
     def _add_users(self, record: RoundRecord) -> None:
         names = sorted({name for r in record.results for name in r.metrics})
@@ -194,47 +164,27 @@ class RunRecord:
             for name, pair in r.metrics.items():
                 row |= {name: _number(ratio(pair)), f"{name}_count": _number(pair[1])}
             rows.append(row)
-        self._add_rows("per_user.csv", ["date", "round", "uid", "examples"], columns, [], rows)
-
-    def _add_rows(
-        self, name: str, first: list[str], extra: list[str], last: list[str], rows: list[dict[str, Any]]
-    ) -> None:
-        """Adds rows to a CSV file; columns that are new, as a metric only tests have, go between first and last."""
-        path = self.folder / name
-        known = self._columns.get(name)
-        columns = [*first, *sorted({*(known or [])[len(first) : len(known or []) - len(last)], *extra}), *last]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-        try:
-            if columns == known:
-                writer.writerows(rows)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(text.getvalue())
-                self._rows[name] += len(rows)
-                return
-            writer.writeheader()
-            if known:
-                with path.open(encoding="utf-8", newline="") as file:
-                    writer.writerows(csv.DictReader(file))
-            writer.writerows(rows)
-            _replace_text(path, text.getvalue())
-        except OSError as error:
-            raise self._refusal(name, error) from error
-        self._columns[name] = columns
-        self._rows[name] += len(rows)
+        self._per_user.add(["date", "round", "uid", "examples"], columns, [], rows)
 
     def _write(self, name: str, text: str) -> None:
+        """Writes a small file whole or not at all."""
+        temporary = self.folder / f".{name}.part"
         try:
-            (self.folder / name).write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.folder / name)
         except OSError as error:
-            raise self._refusal(name, error) from error
+            raise FLError(
+                f"{self.folder / name} cannot be written: {error.strerror}; the run cannot keep its record"
+            ) from error
 
-    def _refusal(self, name: str, error: OSError) -> FLError:
-        return FLError(f"{self.folder / name} cannot be written: {error.strerror}; the run cannot keep its record")
 
-
-def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, Any], *, comment: str = "") -> None:
     """Writes an NPZ file, whole or not at all.
+
+    Args:
+        path: of the file.
+        arrays: by name.
+        comment: of the archive; `zipfile` reads it, NumPy does not care.
 
     Raises:
         FLError: it cannot be written.
@@ -242,15 +192,16 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:
-            write_arrays(file, arrays)
+            write_arrays(file, arrays, comment.encode())
         temporary.replace(path)
     except OSError as error:
         raise FLError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+def write_arrays(file: BinaryIO, arrays: Mapping[str, Array], comment: bytes = b"") -> None:
     """Writes arrays as NumPy's `savez` does, without the large buffers it fills on the way."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = comment
         for name, array in arrays.items():
             whole = np.ascontiguousarray(array).reshape(array.shape)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -271,13 +222,6 @@ def read_npz(path: Path, what: str) -> Tensors:
     except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = "it holds objects, not plain arrays" if "pickle" in str(error) else error
         raise FLError(f"{what} {path}: cannot be read as an NPZ file of arrays: {reason}") from error
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _number(value: float | None) -> str:

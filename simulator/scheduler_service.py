@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
 
 from protos.codec import Tensors
-from protos.errors import BadInput
-from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot
+from scheduler.checkpoints import Marks, Offer, Schedule, Segment, Snapshot
 from scheduler.coordinator import Coordinator
 from scheduler.messages import Layout
 from scheduler.metrics import TIMES, mean_metrics, user_spread
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules
 from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_server import start_scheduler_server
+from scheduler.stopping import Stop, StopRequest
 from simulator.checkpoint_files import FOLDER, Checkpoint, CheckpointFolder
 from simulator.days import plan_days
-from simulator.meaning import check_meaning, with_files
+from simulator.meaning import with_files
 from simulator.progress import RunProgress
 from simulator.record import RunRecord
+from simulator.resuming import open_record
 from simulator.role_maker import FLSimRoleMaker
 from simulator.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+# For the processes of a run that has stopped to end.
+_GONE_SECONDS = 10.0
 
 
 class SchedulerService:
@@ -37,23 +40,22 @@ class SchedulerService:
         settings: of the run.
         rules: of its rounds.
         meaning: the settings that the run's results depend on.
-        output: folder of the record.
 
     Raises:
-        FLError: the folder cannot be used, or there is nothing there to go on from.
+        FLError: the folder of the record cannot be used, or there is nothing there to go on from.
     """
 
-    def __init__(
-        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any], output: Path
-    ) -> None:
+    def __init__(self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any]) -> None:
         self._settings, self._rules = settings, rules
+        self._meaning = with_files(meaning, settings)
+        # From here on nobody else touches the folder.
+        self._folder, self._found = open_record(settings, self._meaning)
+        output = self._folder.path
         shown = settings.model_dump(mode="json", exclude={"config", "resume"})
         self.checkpoints = CheckpointFolder(output / FOLDER)
-        self._meaning = with_files(meaning, settings)
-        self._found: dict[int, Checkpoint] = {}
-        if settings.resume is not None:
-            self._found = {c.snapshot.step: c for c in self._find_checkpoints(output)}
-        self.record = RunRecord(output, {**shown, "output": str(output)}, resumed=bool(self._found))
+        self.record = RunRecord(output, {**shown, "output": str(output)}, resumed=self.resumed)
+        if self.resumed:
+            self.record.check(next(iter(self._found.values())).marks)
         self.progress = RunProgress(settings.progress)
         self._last_test: RoundRecord | None = None
         # The last checkpoint that is whole.
@@ -61,11 +63,16 @@ class SchedulerService:
         self._seconds = dict.fromkeys(TIMES, 0.0)
         self._rounds = 0
         schedule = Schedule(settings.checkpoint_every)
-        self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule)
+        self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule, settings.grace)
         self._server: grpc.Server
         self._server, self.address = start_scheduler_server(
             self.coordinator, role.listen_address(), len(role.simulator_ranks), role.credentials
         )
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return bool(self._found)
 
     # -- Listener ------------------------------------------------------------------
 
@@ -97,11 +104,15 @@ class SchedulerService:
 
     # -- checkpoints -----------------------------------------------------------------
 
-    def mark(self) -> dict[str, int]:
+    def mark(self) -> Marks:
         """How far the record goes."""
         return self.record.mark()
 
-    def on_checkpoint(self, snapshot: Snapshot, marks: dict[str, int], segments: Sequence[Segment]) -> None:
+    def sync(self) -> None:
+        """Returns when all of the record is on the disk itself."""
+        self.record.sync()
+
+    def on_checkpoint(self, snapshot: Snapshot, marks: Marks, segments: Sequence[Segment]) -> None:
         """All parts of a checkpoint are there."""
         self.checkpoints.write(Checkpoint(snapshot, marks, self._meaning, tuple(segments)))
         self._safe = snapshot.step
@@ -117,30 +128,15 @@ class SchedulerService:
         self.record.cut(checkpoint.marks, step)
         self.checkpoints.forget_after(step)
         self.progress.skip(step)
+        self._safe = step
         logger.info("resumed after round %d of the run, date %s", step, checkpoint.snapshot.date)
         return checkpoint.snapshot
 
-    def _find_checkpoints(self, output: Path) -> list[Checkpoint]:
-        """The checkpoints of an earlier run, newest first.
-
-        Raises:
-            BadInput: there is none, or it was a run with other settings.
-        """
-        if self._settings.output is not None and self._settings.output.resolve() != output.resolve():
-            raise BadInput(
-                f"--output {self._settings.output}: a resumed run goes on in --resume {output}; leave it out"
-            )
-        if not output.is_dir():
-            raise BadInput(f"--resume {output}: there is no such folder")
-        found = self.checkpoints.read_all()
-        if not found:
-            raise BadInput(
-                f"--resume {output}: there is no whole checkpoint in {output / FOLDER}; start again without --resume"
-            )
-        check_meaning(found[0].meaning, self._meaning)
-        return found
-
     # -- the run ---------------------------------------------------------------------
+
+    def request_stop(self, reason: str) -> None:
+        """Has the run stop before its last round; called from another thread."""
+        self.coordinator.stop(StopRequest(f"{reason} at rank 0", grace=self._settings.grace))
 
     def wait(self) -> None:
         """Waits until all simulators have left."""
@@ -157,16 +153,27 @@ class SchedulerService:
     @property
     def way_on(self) -> str | None:
         """How a run that has failed can go on, if it can."""
-        if self._safe is None:
+        if self._safe is None or not self.checkpoints.has(self._safe) or not self.record.is_there:
             return None
         return f"--resume {self.record.folder} goes on after round {self._safe} of the run"
 
-    def finish(self) -> list[str]:
-        """Writes the final parameters; returns what is to be said of the run, its results last."""
+    def finish(self) -> Stop | None:
+        """Waits for the end of the run; returns how it has stopped if that was before its last round."""
         self.coordinator.wait_finished()
+        stop = self.coordinator.stopped
+        if stop is not None:
+            # The last to leave: a launcher ends what is left when a process leaves with a status.
+            self.coordinator.wait_gone(_GONE_SECONDS)
         self._server.stop(1.0)
         self.progress.end()
+        if stop is not None:
+            self._folder.release()
+        return stop
+
+    def results(self) -> list[str]:
+        """Writes the final parameters of a finished run; returns what is to be said of it, its results last."""
         self.record.save_params("final", self.coordinator.final_params())
+        self._folder.release()
         return self._summary()
 
     def _summary(self) -> list[str]:

@@ -33,9 +33,11 @@ from simulator.settings_fields import Uses, adapter, flag_of, inherit, shortened
 from simulator.settings_file import read_settings_file
 
 BAD_USAGE = 2
+# Of --resume: go on if there is something to go on from.
+AUTO = "auto"
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
-_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface"}
+_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface", "grace"}
 # Settings that every run uses.
 _ALWAYS = _NO_MEANING - {"plan"} | {"rounds", "mode", "seed", "train_last_day", "private"}
 # Of numbers that cross the wire as 32 bits, and of what nobody needs more of.
@@ -54,12 +56,18 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="YAML file with settings; the command line wins")
     output: Path | None = Field(None, description="folder of the run's record (default: runs/DATE-TIME)")
 
-    resume: Path | None = Field(
-        None, description="go on with the run whose record is in this folder, from its last checkpoint"
-    )
+    resume: Literal["auto"] | Path | None = Field(
+        None, description="go on with the run whose record is in this folder, from its last checkpoint; auto: with "
+        "that in --output if it has a checkpoint, else start"
+    )  # fmt: skip
     checkpoint_every: int | None = Field(
         None, ge=0, le=MOST, description="rounds between checkpoints (default: one a minute; 0: none)"
     )
+
+    grace: float = Field(
+        60.0, gt=0, le=MOST, allow_inf_nan=False, description="seconds from SIGTERM or SIGUSR1 until the checkpoint "
+        "that they have made must be on disk; half of it is for the round under way"
+    )  # fmt: skip
 
     rounds: int = Field(100, ge=0, le=MOST, description="rounds a day")
     mode: Literal["federated", "centralized"] = Field(
@@ -153,6 +161,11 @@ class Settings(BaseSettings):
         uses = self._uses
         return [name for name in type(self).model_fields if name not in (_ALWAYS | uses) and self.is_changed(name)]
 
+    def check_record(self) -> None:
+        """Raises BadInput if --resume and --output do not go together."""
+        if self.resume == AUTO and self.output is None:
+            raise BadInput("--resume auto needs --output FOLDER: the folder to go on in, or to start in")
+
     def make_sampler(self) -> Sampler:
         """The sampler these settings name."""
         if self.sampler == "fixed":
@@ -213,15 +226,15 @@ def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySetti
     """As `parse_settings`, raising BadInput."""
     finder = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
-    finder.add_argument("--resume", type=Path)
+    finder.add_argument("--resume")
     try:
         found = finder.parse_known_args(arguments)[0]
     except argparse.ArgumentError as error:
         raise BadInput(str(error)) from error
     for name, path in vars(found).items():
-        if path is not None and not isinstance(path, Path):
+        if path is not None and not isinstance(path, (Path, str)):
             raise BadInput(f"--{name} needs a path")  # `--config=--`, of which argparse makes a list
-    below = _settings_of(found.resume, kind) if found.resume is not None else {}
+    below = _settings_of(Path(found.resume), kind) if found.resume not in (None, AUTO) else {}
     if found.config is not None:
         below |= read_settings_file(found.config, "--config", kind.model_fields)
     said = io.StringIO()

@@ -27,6 +27,7 @@ from simulator import jobs
 from simulator.data_client import DataClient
 from simulator.examples import Examples
 from simulator.file_reading import read_files
+from simulator.signals import leave_to_simulator
 from simulator.store import UserStore
 from simulator.work_queue import WorkQueue
 
@@ -152,6 +153,7 @@ class Shard:
 
         self.where = f"{type(self._is.trainer).__name__}.make_model"
         model = self._model = build_model(self._is.trainer, self._is.seed, self._is.private)
+        leave_to_simulator()
         # What Paddle's import left behind stays for good: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()

@@ -13,6 +13,7 @@ from typing import Any
 from protos.errors import FLError
 from simulator import jobs
 from simulator.main_script import SHARD_MODULE, main_module
+from simulator.signals import hold_back, let_through
 
 # From a closed pipe to the end of the process.
 _GRACE_SECONDS = 5.0
@@ -35,6 +36,7 @@ class ShardProcess:
         self.answered = False
         ours, theirs = socket.socketpair()
         with ours, theirs:
+            before = hold_back()
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", SHARD_MODULE, str(theirs.fileno()), str(lifeline)],
@@ -47,6 +49,8 @@ class ShardProcess:
                 )
             except OSError as error:
                 raise FLError(f"shard {told.index} cannot be started: {error.strerror}") from error
+            finally:
+                let_through(before)
             self.connection = Connection(ours.detach())
         # If it is dead already, its first job tells.
         with contextlib.suppress(OSError):

@@ -13,13 +13,14 @@ from typing import Any
 import grpc
 
 from protos.codec import Tensors
-from protos.errors import FLError, PeerLost, RunEnded
+from protos.errors import FLError, PeerLost, RunEnded, RunStopped
 from protos.shared_arrays import SharedArrays
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.parts import Parts
 from scheduler.rounds import TRAIN, Rules
 from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_client import SchedulerClient
+from scheduler.stopping import Stop
 from simulator import jobs
 from simulator.checkpoint_files import FOLDER
 from simulator.data_client import DataClient, owner_of
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 # From a broken connection to the end of the watch, which tells whether the run has failed elsewhere.
 _LAST_WORDS_SECONDS = 2.0
+# Between two looks whether the run has failed, while a checkpoint is written.
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,15 @@ class Simulation:
         task: the reader and the trainer.
         scheduler: address of the scheduler.
         output: folder of the record, for private parameters.
+        resumed: whether the run goes on from a checkpoint.
     """
 
     def __init__(
-        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, task: Task, scheduler: str, output: Path
-    ) -> None:
+        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, task: Task, scheduler: str, output: Path, *,
+        resumed: bool,
+    ) -> None:  # fmt: skip
         self._role, self._settings, self._rules, self._task = role, settings, rules, task
-        self._output = output
+        self._output, self._goes_on = output, resumed
         self._leader = role.rank == role.simulator_ranks[0]
         self._client = SchedulerClient(scheduler, role.rank, role.credentials)
         self._scratch: ScratchFolder | None = None
@@ -87,20 +92,27 @@ class Simulation:
         # What the scheduler's watch has ended with.
         self._last_words: FLError | None = None
         self._over = threading.Event()
+        # How the run stops before its last round, if it does.
+        self.stopped: Stop | None = None
+        # Whether that, or the end, is known.
+        self._told = threading.Event()
         self._saver: PrivateSaver | None = None
         self._resumed: Resumed | None = None
 
     # -- the run ---------------------------------------------------------------
 
     def run(self) -> None:
-        """Plays all days.
+        """Plays all days, or as many rounds as the run has if it stops before.
 
         Raises:
             FLError: of this simulator, of the scheduler, or RunEnded.
             ShardCrash: an exception in user code.
         """
         try:
-            self._play_run()
+            try:
+                self._play_run()
+            except RunStopped:
+                self._leave_early()
         except PeerLost as lost:
             # The scheduler may have said why the run has failed a moment before it closed its connections.
             self._over.wait(_LAST_WORDS_SECONDS)
@@ -111,7 +123,7 @@ class Simulation:
     def _play_run(self) -> None:
         self._start()
         self._join()
-        if self._settings.resume is not None:
+        if self._goes_on:
             self._resumed = agree_on_checkpoint(self._client, self._output / FOLDER)
         self._make_model()
         days = plan_days(
@@ -131,13 +143,36 @@ class Simulation:
             save_private(self.store, self._output)
         self._client.exit()
 
+    def _leave_early(self) -> None:
+        """The run stops, and what was begun does not count: writes this simulator's part of its checkpoint."""
+        # The call that was ended by it may be faster than the watch, which says all of it.
+        self._told.wait()
+        if self.stopped is None:
+            raise self._last_words or RunEnded("the run has ended")
+        if self.stopped.saves and self._saver is not None:
+            # Users whose shard has trained the next round already are written as they were before it.
+            self._saver.begin(self.stopped.step)
+            while not self._saver.wait(_LOOK_SECONDS):
+                if self._over.is_set():
+                    raise self._last_words or RunEnded("the run has ended")
+        self._client.exit()
+
+    def request_stop(self, reason: str) -> None:
+        """Asks the scheduler to stop the run; called from another thread."""
+        try:
+            self._client.request_stop(reason)
+        except (FLError, ValueError) as error:
+            # ValueError: this simulator has closed its connection, since it is done.
+            logger.debug("the scheduler could not be asked to stop: %s", error)
+
     def close(self, *, at_once: bool = False) -> None:
         """Ends shards and servers and removes the scratch folder; `at_once` waits for nobody."""
         if at_once and self._scratch is not None:
             # First of all: as soon as another rank has left, the launcher may kill this one.
             self._scratch.remove()
         if self._pool is not None:
-            if at_once:
+            # In a run that has stopped they may still be at a round that does not count.
+            if at_once or self.stopped is not None:
                 self._pool.kill()
             else:
                 self._pool.close()
@@ -149,7 +184,9 @@ class Simulation:
             self._store.close()
         if self._scratch is not None:
             self._scratch.remove()
-        self._client.close()
+        # A scheduler that is elsewhere watches a run that has stopped until the end of its processes.
+        if self.stopped is None or self._role.is_scheduler():
+            self._client.close()
 
     def report_failure(self, message: str) -> None:
         """Tells the scheduler why this simulator cannot go on, if it still listens."""
@@ -229,7 +266,7 @@ class Simulation:
         self._info = SimulatorInfo(self._role.rank, self._role.host, address, shards, days)
 
     def _join(self) -> None:
-        self._client.watch(self._run_ended)
+        self._client.watch(self._run_ended, self._run_stops)
         self._layout = self._client.register(self._info)
         self.pool.ask_all(jobs.Connect(self._addresses(), self._role.credentials))
 
@@ -240,8 +277,14 @@ class Simulation:
     def _run_ended(self, error: FLError | None) -> None:
         self._last_words = error
         self._over.set()
+        self._told.set()
         if error is not None:
             self._interrupt(error)
+
+    def _run_stops(self, stop: Stop) -> None:
+        self.stopped = stop
+        self._told.set()
+        self._interrupt(RunStopped(str(stop)))
 
     def _server_crashed(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error)).rstrip()

@@ -62,12 +62,12 @@ def info(rank):
 
 
 class Run:
-    """The scheduler of a run with simulators 1 and 2."""
+    """The scheduler of a run with simulators 1 and 2; `more` goes to the coordinator."""
 
-    def __init__(self, plan, *, federated=True):
-        self.heard = Heard()
+    def __init__(self, plan, *, federated=True, heard=None, **more):
+        self.heard = heard or Heard()
         rules = Rules(7, FixedSampler(plan), AllTestSampler(), FedAvg(2.0), federated, rounds=len(plan))
-        self.coordinator = Coordinator(rules, [1, 2], self.heard)
+        self.coordinator = Coordinator(rules, [1, 2], self.heard, **more)
         self.server, self.address = start_scheduler_server(self.coordinator, "127.0.0.1", 2)
         self.clients = [SchedulerClient(self.address, rank) for rank in (1, 2)]
 

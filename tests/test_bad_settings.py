@@ -49,6 +49,7 @@ BAD = {
     "shared_memory": SWITCH,
     "exchange": {"often": "'auto', 'always' or 'never'"},
     "checkpoint_every": FROM_0,
+    "grace": RATE,
     "progress": {"fast": "'auto', 'bar', 'plain' or 'none'"},
 }
 # Tried where they are used: in test_settings, test_resume, test_addresses.

@@ -222,7 +222,7 @@ def test_an_npz_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "final.npz"
     write_npz(path, {"w": np.array([1.0])})
 
-    def break_off(file, arrays):
+    def break_off(file, arrays, comment):
         file.write(b"PK")
         raise OSError(28, "No space left on device")
 

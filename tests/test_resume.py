@@ -9,7 +9,7 @@ import subprocess
 
 import psutil
 import pytest
-from running import TINY, assert_same_record, kill_all, read_until, run, start, tree
+from running import TINY, assert_same_record, kill_all, read_until, run, start, tree, wait_until
 from tiny_task import make_data
 
 ARGUMENTS = ["--rounds", 12, "--sample-num", 5, "--eval-every", 5, "--seed", 7, "--lr", 0.3, "--shuffle",
@@ -58,6 +58,30 @@ def test_a_failed_run_says_how_it_goes_on(reference, tmp_path):
     assert re.search(rf"^--resume {tmp_path / 'late'} goes on after round [12] of the run\n\Z", done.stderr, re.M)
     done = run(TINY, data, *plan, *trouble, "user001", "--output", tmp_path / "early", check=False)
     assert "--resume" not in done.stderr
+
+
+@pytest.mark.parametrize("gone", ["", "checkpoints", "config.yaml"])
+def test_nothing_is_promised_of_a_record_that_is_gone(reference, tmp_path, gone):
+    data, _ = reference
+    (tmp_path / "plan.json").write_text('[["user001"], ["user002"], ["user003"]]')
+    plan = ["--sampler", "fixed", "--plan", tmp_path / "plan.json", "--rounds", 3, "--checkpoint-every", 1]
+    output = tmp_path / "run"
+    process = start(TINY, data, *plan, "--trouble", "hang", "--trouble-uid", "user003", "--output", output)
+    try:
+        read_until(process, "hanging")
+        wait_until(process, (checkpoints(output) / "step-00000002.ckpt").is_file)
+        path = output / gone
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)[0]
+    finally:
+        if process.poll() is None:
+            kill_all(process)
+    assert "rank 0: interrupted" in said
+    assert "--resume" not in said
 
 
 # -- going on ----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from protos.errors import (
     NotFound,
     PeerLost,
     RunEnded,
+    RunStopped,
     TooLarge,
     WrongState,
 )
@@ -40,7 +41,7 @@ def ready(run):
 
 # -- errors ------------------------------------------------------------------------
 
-KINDS = [BadInput, WrongState, NotFound, AlreadyDone, Forbidden, TooLarge, RunEnded, InternalError]
+KINDS = [BadInput, WrongState, NotFound, AlreadyDone, Forbidden, TooLarge, RunEnded, RunStopped, InternalError]
 
 
 @pytest.mark.parametrize("kind", KINDS)
