@@ -140,10 +140,12 @@ def test_a_round_is_finished_and_the_same_command_goes_on(
     go(orders)
     status, said = ended(process)
     assert status == STOPPED, said
-    assert stopped(said, number.name) == 6
+    # mpirun passes a signal on when it gets to it: by then the next round may be under way.
+    after = stopped(said, number.name)
+    assert after >= 6 if whom == "mpirun" else after == 6
     assert "died" not in said
     done = run(DEADLY, *arguments, ranks=ranks)
-    assert "resumed after round 6 of the run" in done.stdout + done.stderr
+    assert f"resumed after round {after} of the run" in done.stdout + done.stderr
     assert_same_record(tmp_path / "run", expected)
 
 
