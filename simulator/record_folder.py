@@ -95,34 +95,36 @@ def _take(folder: Path, option: str) -> Any:
 
 
 def _lock(fd: int, folder: Path, option: str) -> None:
+    """Makes this process the owner; raises BadInput if another is."""
     try:
-        _call(fcntl.F_OFD_SETLKW, fd, fcntl.F_WRLCK, _GATE)
-        taken = False
-        try:
-            _call(fcntl.F_OFD_SETLK, fd, fcntl.F_WRLCK, _OWNER)
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                raise
-            taken = True
-        # Behind the gate: what is read here is of the run that has the lock, whole.
-        owner = os.pread(fd, 4096, 0) if taken else b""
-        if not taken:
-            os.ftruncate(fd, 0)
-            os.write(fd, _who().encode())
-        _call(fcntl.F_OFD_SETLK, fd, fcntl.F_UNLCK, _GATE)
+        owner = _claim(fd)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise FLError(f"{option} {folder} cannot be written: {error.strerror}") from error
-        logger.warning(
-            "%s: its file system has no locks (%s): see to it yourself that no other run writes there",
-            folder, error.strerror,
-        )  # fmt: skip
+        here = f"{folder}: its file system has no locks ({error.strerror})"
+        logger.warning("%s", f"{here}: see to it yourself that no other run writes there")
         return
-    if taken:
+    if owner is not None:
         raise BadInput(
             f"{option} {folder}: another run has this folder ({_described(owner)}); wait for its end, or give another "
             "folder with --output"
         )
+
+
+def _claim(fd: int) -> bytes | None:
+    """Takes the lock; what its owner has written if there is one."""
+    # Whoever comes through the gate finds the lock free, or what its owner has written, whole.
+    _call(fcntl.F_OFD_SETLKW, fd, fcntl.F_WRLCK, _GATE)
+    try:
+        _call(fcntl.F_OFD_SETLK, fd, fcntl.F_WRLCK, _OWNER)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        return os.pread(fd, 4096, 0)  # closing the file opens the gate
+    os.ftruncate(fd, 0)
+    os.write(fd, _who().encode())
+    _call(fcntl.F_OFD_SETLK, fd, fcntl.F_UNLCK, _GATE)
+    return None
 
 
 def _call(command: int, fd: int, kind: int, at: int) -> None:

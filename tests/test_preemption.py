@@ -114,18 +114,19 @@ def go(orders):
 # -- while a round is under way ------------------------------------------------------
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("ranks", "whom", "number", "mode", "more"),
     [
         (3, "mpirun", signal.SIGTERM, "federated", []),
-        pytest.param(1, [0], signal.SIGTERM, "federated", [], marks=SLOW),
-        pytest.param(1, "all", signal.SIGTERM, "federated", [], marks=SLOW),
-        pytest.param(3, "all", signal.SIGTERM, "federated", [], marks=SLOW),
-        pytest.param(3, "mpirun", signal.SIGUSR1, "federated", [], marks=SLOW),
-        pytest.param(3, [0], signal.SIGUSR1, "federated", [], marks=SLOW),
-        pytest.param(3, [2], signal.SIGTERM, "federated", ["--no-shared-memory"], marks=SLOW),
-        pytest.param(4, [1, 3], signal.SIGUSR1, "federated", EXCHANGE, marks=SLOW),
-        pytest.param(3, [1], signal.SIGTERM, "centralized", [], marks=SLOW),
+        (1, [0], signal.SIGTERM, "federated", []),
+        (1, "all", signal.SIGTERM, "federated", []),
+        (3, "all", signal.SIGTERM, "federated", []),
+        (3, "mpirun", signal.SIGUSR1, "federated", []),
+        (3, [0], signal.SIGUSR1, "federated", []),
+        (3, [2], signal.SIGTERM, "federated", ["--no-shared-memory"]),
+        (4, [1, 3], signal.SIGUSR1, "federated", EXCHANGE),
+        (3, [1], signal.SIGTERM, "centralized", []),
     ],
 )
 def test_a_round_is_finished_and_the_same_command_goes_on(

@@ -25,7 +25,7 @@ CHANCE = 0.25  # of the README's task, with four classes
 # Programs that a reader runs but that this project does not make: their options, by name.
 FOREIGN_OPTIONS = {
     "mpirun": {"--hostfile", "--bind-to", "--oversubscribe", "--allow-run-as-root"},
-    "srun": {"--mpi", "--nodes", "--ntasks", "--distribution", "--exclusive", "--cpu-bind", "--overcommit"},
+    "srun": {"--mpi", "--nodes", "--ntasks", "--distribution", "--exclusive", "--cpu-bind", "--overcommit", "--signal"},
 }
 # Lines of the error table that come from Python, argparse, mpi4py or gRPC.
 FOREIGN_LINES = {
@@ -185,7 +185,7 @@ def test_only_shards_import_paddle_in_the_new_task(folder):
 def test_the_record_has_the_files_and_columns_the_readme_lists(folder, alone):
     output = alone[1]
     files = [name for row in rows(RECORD) for name in spans(row[0]) if "." in name or "/" in name]
-    assert len(files) == 8
+    assert len(files) == 9
     # Without private parameters, and in less than a minute.
     rare = {"params/private/UID.npz", "checkpoints/step-N.ckpt"}
     assert {name for name in files if not (output / name).exists()} == rare

@@ -120,6 +120,7 @@ def crashed(reference, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_rows_that_a_crash_has_cut_are_cut_off(reference, crashed):
     """Each file ends in the middle of what was written last."""
     for name in ("metrics.csv", "per_user.csv", "cohorts.json"):
@@ -129,6 +130,7 @@ def test_rows_that_a_crash_has_cut_are_cut_off(reference, crashed):
     assert_same_record(crashed, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.csv", "per_user.csv", "cohorts.json"])
 def test_a_row_that_is_cut_before_the_checkpoint_is_an_error(crashed, name):
     """The first row loses its end, and all counts of rows stay as they are."""

@@ -39,8 +39,12 @@ SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    data = make_data(tmp_path_factory.mktemp("data"))
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("run") / "reference"
     run(TINY, data, *SHORT, "--output", output)
     return data, output
@@ -139,17 +143,17 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("pairs", [1, pytest.param(20, marks=SLOW)])
-def test_runs_of_the_same_second_have_a_record_each(reference, tmp_path, pairs):
-    data, expected = reference
+def test_runs_of_the_same_second_have_a_record_each(data, tmp_path, pairs):
     for _ in range(pairs):
         assert [status for status, _ in together(tmp_path, 2, data, *SHORT)] == [0, 0]
     made = list((tmp_path / "runs").iterdir())
     assert len(made) == 2 * pairs
     for output in made:
-        assert_same_record(output, expected)
+        assert_same_record(output, made[0])
 
 
-@pytest.mark.parametrize(("pairs", "ranks"), [(1, 1), pytest.param(20, 1, marks=SLOW), pytest.param(3, 2, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize(("pairs", "ranks"), [(20, 1), (3, 2)])
 def test_runs_into_one_folder_never_share_a_record(reference, tmp_path, pairs, ranks):
     """The second is refused; or it came when the first was over, and has set its record aside."""
     data, expected = reference
@@ -181,8 +185,7 @@ def test_of_two_that_go_on_with_a_dead_run_one_is_refused(reference, tmp_path, p
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=SLOW)])
-def test_a_run_that_lives_keeps_its_folder(reference, tmp_path, ranks):
-    data, _ = reference
+def test_a_run_that_lives_keeps_its_folder(data, tmp_path, ranks):
     output = tmp_path / "run"
     first = start(
         TINY, data, *SHORT, "--sample-num", 12, "--trouble", "hang", "--trouble-uid", "user005", "--output", output,
