@@ -13,8 +13,8 @@ import numpy as np
 
 from simulator.fingerprint import FUNCTIONS, PLAIN, Walk
 
-# Of what is told in words: letters of one value, attributes of one object, objects within objects.
-_LETTERS, _ATTRIBUTES, _LEVELS = 60, 50, 3
+# Of what is told in words: letters of one value, attributes of one object, objects within objects, and all values.
+_LETTERS, _ATTRIBUTES, _LEVELS, _MOST = 60, 50, 3, 200
 _CONTAINERS: dict[type[Any], str] = {list: "[]", tuple: "()", set: "{}", dict: "{}"}
 
 
@@ -54,7 +54,8 @@ class _Teller:
 
     def tell(self, value: Any, path: str, leave_out: Collection[str] = ()) -> None:
         self.walk.where = path
-        parts = None if len(self._above) > _LEVELS else self._parts(value, path, leave_out)
+        enough = len(self._above) > _LEVELS or len(self.texts) > _MOST
+        parts = None if enough else self._parts(value, path, leave_out)
         if parts is None:
             self.texts[path] = _words(value, self.walk)
             return

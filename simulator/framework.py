@@ -172,6 +172,8 @@ class SimulationFramework:
             check_sendable("reader", self._pieces.reader)
             check_sendable("trainer", self._pieces.trainer)
             self._role.prepare_network(self._settings.interface)
+            if self._settings.interface is not None and not self._role.spans_hosts and self.is_scheduler():
+                logger.info("--interface %s has nothing to do: all ranks are on one host", self._settings.interface)
             self._rules = self._make_rules()
             refuse_idle(self._settings, self._pieces, self._rules)
             self._settings.check_record()

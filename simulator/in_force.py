@@ -12,13 +12,14 @@ from scheduler.samplers import NoTestSampler
 from simulator.settings import Settings
 from simulator.settings_fields import flag_of, shortened
 
-# The piece a setting is for, if it is for one.
+# The piece a setting is for, if it is for one; and the setting that chooses a piece.
 _FOR = {
     **dict.fromkeys(("sampler", "sample_num", "min_ins_num", "hash_percent", "plan"), "sampler"),
     **dict.fromkeys(("test_sampler", "eval_every"), "test_sampler"),
     **dict.fromkeys(("server_optimizer", "server_lr"), "optimizer"),
     **dict.fromkeys(("epochs", "batch_size", "lr", "max_grad_norm"), "trainer"),
 }
+_CHOSEN_BY = {"sampler": "--sampler", "test_sampler": "--test-sampler", "optimizer": "--server-optimizer"}
 
 
 @dataclass
@@ -95,6 +96,5 @@ def _said(name: str, settings: Settings, pieces: Pieces, rules: Rules) -> str:
         return f"{begin}: neither the page nor a piece it sets reads settings.{name}"
     piece = getattr(pieces, part)
     if part != "trainer" and piece is None:
-        piece = getattr(rules, part)
-        return f"{begin} with --{part.replace('_', '-')} {getattr(piece, 'name', '')}; leave it out"
+        return f"{begin} with {_CHOSEN_BY[part]} {getattr(getattr(rules, part), 'name', '')}; leave it out"
     return f"{begin}: {type(piece).__name__}, which the page sets, does not use it; leave it out"

@@ -94,7 +94,7 @@ def _take_settings(connection: Connection) -> jobs.ShardSettings:
     told, where = connection.recv(), ""
     try:
         # The reader and the trainer may be classes of the main script, as with multiprocessing.
-        where = f"the import of {told['sys_argv'][0]}"
+        where = f"the import of {Path(told['sys_argv'][0]).name}"
         import_main(told)
         where = ""
         settings: jobs.ShardSettings = connection.recv()

@@ -317,6 +317,8 @@ class Simulation:
     def _choose_transport(self, schema: jobs.ModelSchema, *, in_memory: bool) -> Transport:
         """Agrees with all simulators on who exchanges parameters and sums with whom."""
         group = self._client.choose_exchange(streams=not in_memory)
+        if self._leader and self._settings.exchange == "always" and not group:
+            logger.info("--exchange always has nothing to do: no simulator exchanges with others in this run")
         if in_memory:
             return InMemory(self._client, self.pool)
         if self._role.rank not in group:

@@ -170,6 +170,56 @@ def test_a_mistake_in_a_file_is_said_in_one_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+DAMAGED = {
+    "nested": (b"rounds: " + b"[" * 100_000, "line 1: nested deeper than 20 levels"),
+    "nested maps": (b"{a: " * 100_000, "line 1: nested deeper than 20 levels"),
+    "a bomb": (
+        b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (c + 1, c + 1, c, c) for c in range(97, 120))
+        + b"private: *z\n", "line 2: aliases (*name) are not read here; write it out",
+    ),
+    "what holds itself": (b"private: &a [*a]\n", "line 1: aliases (*name) are not read here"),
+    "twice": (b"rounds: 3\nrounds: 4\n", "line 2: 'rounds' stands there twice"),
+    "twice in two ways": (b"sample-num: 3\nsample_num: 4\n", "line 2: 'sample_num' stands there twice"),
+    "a long number": (b"rounds: " + b"9" * 5000, "a value cannot be read: Exceeds the limit"),
+    "a date that is none": (b"init: 2020-13-45\n", "a value cannot be read: month must be in 1..12"),
+    "a zero character": (b'output: "a\\0b"\n', "'a\\x00b' holds a zero character"),
+    "no text": (b'output: "\\ud800"\n', "'\\ud800' is no valid text"),
+    "data of another kind": (b"data: {a: 1}\n", "data must be the path of a folder"),
+    "a file within": (b"config: other.yaml\n", "config is for the command line only: --config other.yaml"),
+    "a key of another kind": (b"[1]: 3\n", "not YAML: while constructing a mapping"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "said"), DAMAGED.values(), ids=list(DAMAGED))
+def test_a_damaged_file_is_refused_in_one_line(tmp_path, content, said):
+    path = yaml_file(tmp_path, content)
+    with pytest.raises(BadInput) as caught:
+        read("--config", path)
+    assert str(caught.value).startswith(f"--config {path}: {said}")
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_value_is_cut(tmp_path):
+    with pytest.raises(BadInput, match=r"--rounds 'x{79}\.\.\.: input should be a valid integer"):
+        read("--config", yaml_file(tmp_path, "rounds: " + "x" * 100_000))
+    with pytest.raises(BadInput, match="--seed a number of thousands of digits: input"):
+        read("--config", yaml_file(tmp_path, "seed: 0x" + "f" * 50_000))
+
+
+def test_a_file_without_end_is_no_file_of_settings():
+    with pytest.raises(BadInput, match="--config /dev/zero: larger than 8 MiB: no file of settings"):
+        read("--config", "/dev/zero")
+
+
+@pytest.mark.parametrize("flag", ["--config", "--resume"])
+def test_a_path_that_cannot_be(flag):
+    with pytest.raises(BadInput, match=f"{flag} x+.*: File name too long"):
+        read(flag, "x" * 5000)
+    with pytest.raises(BadInput, match=f"{flag} needs a path"):
+        read(f"{flag}=--")
+
+
 @pytest.mark.parametrize(("name", "reason"), [("none.yaml", "No such file"), (".", "Is a directory")])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, reason):
     with pytest.raises(BadInput, match=rf"--config {tmp_path / name}: {reason}"):
