@@ -6,17 +6,17 @@ as integers.  User k with weight w_k and delta d_k contributes, element by eleme
     q_k = rint(w_k * d_k * 2**(FRACTION_BITS - e))
 
 to an int64 sum, where d_k is the difference of the parameters in their own precision
-(float32 at least) and e the round's scale exponent, the least with 2**e >= sum_k(w_k).
+(float32 at least) and e the round's scale exponent, 2**e >= the cohort's examples.
 Integer sums do not depend on order, so any number of shards and simulators gives
 the same sum, and the mean  sum_k(q_k) * 2**(e - FRACTION_BITS) / sum_k(w_k)  the same
-bits.  The grid of the mean is 2**-48 to 2**-47, whatever the weights: finer than float32
-holds for any parameter above 2**-24 in size.
+bits.  The grid is 2**-48 of the mean delta: finer than float32 holds for any
+parameter above 2**-24 in size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,16 +40,9 @@ _MAGIC_LIMIT = 2.0**51
 _MARGIN = 1.01
 
 
-def scale_exponent(weights: Sequence[float]) -> int:
-    """The grid's exponent e for users of these weights: the least with 2**e >= their sum.
-
-    Args:
-        weights: finite, not negative, not all 0.
-    """
-    # Scaled first: the sum itself may be beyond float64, or lose digits below it.
-    top = math.frexp(max(weights))[1]
-    mantissa, exponent = math.frexp(math.fsum(math.ldexp(weight, -top) for weight in weights))
-    return top + exponent - (mantissa == 0.5)
+def scale_exponent(examples: int) -> int:
+    """The grid's exponent e for a cohort with so many examples: the least with 2**e >= examples."""
+    return max(0, math.ceil(math.log2(max(1, examples))))
 
 
 @dataclass(frozen=True)
@@ -162,7 +155,7 @@ class ExactSum:
     def __init__(self, sums: Sums, cohort_size: int, exponent: int) -> None:
         self._sums = sums
         self._limit = 2.0**63 / (2 * cohort_size)
-        self._shift = FRACTION_BITS - exponent
+        self._scale = 2.0 ** (FRACTION_BITS - exponent)
         self._fast_limit = min(self._limit, _MAGIC_LIMIT)
         self._scratch: Float64 = np.empty(BLOCK, np.float64)
         self._deltas: dict[np.dtype[Any], Array] = {}
@@ -180,7 +173,7 @@ class ExactSum:
             name: the parameter.
             new: float array, the parameter after local training; set to `old`.
             old: the same before it.
-            weight: the user's weight, >= 0; with 0 nothing is added.
+            weight: the user's weight, > 0.
             uid: for the error.
             rows: distinct indices of the first axis outside of which new equals old; None for all.
 
@@ -188,7 +181,7 @@ class ExactSum:
             BadInput: NaN or infinity, or a delta beyond what the sum can hold.
         """
         total, touched = self._sums.totals[name], self._sums.touched[name]
-        put = _Put(name, uid, math.ldexp(weight, self._shift))
+        put = _Put(name, uid, weight * self._scale)
         if rows is None:
             fresh = False
             if name not in self._whole:
@@ -268,12 +261,11 @@ class _Put(NamedTuple):
     factor: float
 
 
-def mean_factor(weights: Iterable[float], exponent: int) -> float:
-    """What an int64 sum is multiplied by to give the weighted mean delta; the same in any order of the weights.
+def total_weight(weights: Iterable[float]) -> float:
+    """The sum of weights, correctly rounded in any order."""
+    return math.fsum(weights)
 
-    Args:
-        weights: of all users of the sum.
-        exponent: their `scale_exponent`.
-    """
-    # As a part of 2**e each: whatever their size, the sum is correctly rounded and between 1/2 and 1.
-    return math.ldexp(1.0, -FRACTION_BITS) / math.fsum(math.ldexp(weight, -exponent) for weight in weights)
+
+def mean_factor(weight: float, exponent: int) -> float:
+    """What an int64 sum is multiplied by to give the weighted mean delta."""
+    return math.ldexp(1.0, exponent - FRACTION_BITS) / weight

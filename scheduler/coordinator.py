@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from protos.channel import wait_in_call
@@ -17,7 +17,6 @@ from protos.errors import AlreadyDone, BadInput, FLError, NotFound, RunEnded, Ru
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
 from scheduler.checkpoints import Offer, Schedule, Segment
-from scheduler.day_users import Told
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
 from scheduler.news import Listener, News
@@ -227,11 +226,11 @@ class Coordinator:
 
     # -- users and parameters --------------------------------------------------
 
-    def add_user_counts(self, rank: int, date: str, split: str, told: Told) -> None:
+    def add_user_counts(self, rank: int, date: str, split: str, counts: Mapping[str, int]) -> None:
         """See `RoundState.add_user_counts`; returns when all simulators have told theirs."""
         with self._turn(rank), self._round_state() as state:
             self._check_day(date)
-            state.add_user_counts(rank, date, split, told)
+            state.add_user_counts(rank, date, split, counts)
             self._wake()
             self._wait(lambda: state.users.ready(date, split))
 

@@ -12,39 +12,6 @@ from scheduler.samplers import UserTable
 Day = tuple[str, str]  # date and split
 
 
-@dataclass(frozen=True)
-class Told:
-    """What one simulator tells of a day's users.
-
-    Attributes:
-        counts: examples it has read, by uid.
-        weights: of those whose weight is not the number of these examples.
-        joined: of users that its data server owns and whose examples are of several files: the weight of all of them.
-    """
-
-    counts: Mapping[str, int]
-    weights: Mapping[str, float] = field(default_factory=dict)
-    joined: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class _Merged:
-    """What all simulators have told of a day so far; `several`: users that more than one has read."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-    joined: dict[str, float] = field(default_factory=dict)
-    several: set[str] = field(default_factory=set)
-
-    def with_(self, told: Told) -> _Merged:
-        """The same and what one more has told."""
-        counts = dict(self.counts)
-        for uid, count in told.counts.items():
-            counts[uid] = counts.get(uid, 0) + count
-        several = self.several | (self.counts.keys() & told.counts.keys())
-        return _Merged(counts, {**self.weights, **told.weights}, {**self.joined, **told.joined}, several)
-
-
 @dataclass
 class DayUsers:
     """Which users each day and split has; complete when every simulator has told what it has read.
@@ -55,7 +22,7 @@ class DayUsers:
 
     simulators: int
     _told: dict[Day, set[int]] = field(default_factory=dict)
-    _merged: dict[Day, _Merged] = field(default_factory=dict)
+    _counts: dict[Day, dict[str, int]] = field(default_factory=dict)
     _tables: dict[Day, UserTable] = field(default_factory=dict)
 
     @property
@@ -75,14 +42,16 @@ class DayUsers:
         if rank in self._told.get((date, split), ()):
             raise AlreadyDone(f"rank {rank} has already told its users of {date}, {split}")
 
-    def add(self, rank: int, date: str, split: str, new: Told, check: Callable[[UserTable], None]) -> bool:
+    def add(
+        self, rank: int, date: str, split: str, counts: Mapping[str, int], check: Callable[[UserTable], None]
+    ) -> bool:
         """Takes what one simulator has read of a day.
 
         Args:
             rank: the simulator.
             date: the day.
             split: "train" or "test".
-            new: what it has read.
+            counts: uid -> examples.
             check: of the whole day, with the last report; may refuse it.
 
         Returns:
@@ -92,20 +61,24 @@ class DayUsers:
             AlreadyDone, BadInput: and nothing has changed.
         """
         self.check_teller(rank, date, split)
-        empty = [uid for uid, count in new.counts.items() if count < 1]
+        empty = [uid for uid, count in counts.items() if count < 1]
         if empty:
             raise BadInput(f"date {date}, {split}: uid {empty[0]!r} has no examples")
         day = (date, split)
         told = self._told.get(day, set())
-        merged = self._merged.get(day, _Merged()).with_(new)
+        merged = dict(self._counts.get(day, {}))
+        for uid, count in counts.items():
+            merged[uid] = merged.get(uid, 0) + count
         complete = len(told) + 1 == self.simulators
         if complete:
-            table = _table(merged, date, split)
+            table = UserTable.of(merged)
+            if not table.uids:
+                raise BadInput(f"date {date}: no users with {split} data")
             check(table)
             self._tables[day] = table
-            self._merged.pop(day, None)
+            self._counts.pop(day, None)
         else:
-            self._merged[day] = merged
+            self._counts[day] = merged
         self._told[day] = {*told, rank}
         return complete
 
@@ -123,19 +96,3 @@ class DayUsers:
         if table is None:
             raise NotFound(f"no {split} users are known for date {date!r}")
         return table
-
-
-def _table(merged: _Merged, date: str, split: str) -> UserTable:
-    """All users of a day, when all simulators have told theirs."""
-    if not merged.counts:
-        raise BadInput(f"date {date}: no users with {split} data")
-    unknown = merged.joined.keys() - merged.counts.keys()
-    if unknown:
-        raise BadInput(f"date {date}, {split}: uid {min(unknown)!r} was weighed and nobody has read it")
-    unweighed = merged.several - merged.joined.keys()
-    if split == TRAIN and unweighed:
-        raise BadInput(
-            f"date {date}, {split}: uid {min(unweighed)!r} was read by several simulators, and its owner has not told "
-            "the weight of all its examples"
-        )
-    return UserTable.of(merged.counts, {**merged.weights, **merged.joined})

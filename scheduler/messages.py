@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from protos.errors import BadInput, TooLarge
 from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from scheduler.checkpoints import Segment
-from scheduler.day_users import Told
 from scheduler.rounds import Share
 from scheduler.samplers import Round
 from scheduler.stopping import Stop
@@ -159,7 +157,6 @@ def shares_to_messages(shares: Mapping[int, Share]) -> Iterator[pb.Assignment]:
                 cohort_size=share.cohort_size,
                 step=step,
                 sizes=share.sizes if start == 0 else (),
-                weights=share.weights[start : start + BATCH],
             )
 
 
@@ -167,55 +164,46 @@ def shares_from_messages(messages: Iterable[pb.Assignment]) -> dict[int, Share]:
     """Puts shares together, by step."""
     shares: dict[int, Share] = {}
     for message in messages:
-        uids, counts, weights = tuple(message.uids), tuple(message.counts), tuple(message.weights)
-        sizes = tuple(message.sizes)
+        uids, counts, sizes = tuple(message.uids), tuple(message.counts), tuple(message.sizes)
         if (begun := shares.get(message.step)) is not None:
-            uids, counts, weights = begun.uids + uids, begun.counts + counts, begun.weights + weights
-            sizes = begun.sizes
-        shares[message.step] = Share(uids, counts, message.scale_exponent, message.cohort_size, sizes, weights)
+            uids, counts, sizes = begun.uids + uids, begun.counts + counts, begun.sizes
+        shares[message.step] = Share(uids, counts, message.scale_exponent, message.cohort_size, sizes)
     return shares
 
 
-def told_to_messages(rank: int, date: str, split: str, told: Told) -> Iterator[pb.UserInstNum]:
-    """What a simulator tells of a day's users as messages, at least one."""
-    uids, joined = list(told.counts), list(told.joined)
-    for start in range(0, max(1, len(uids), len(joined)), BATCH):
-        part, several = uids[start : start + BATCH], joined[start : start + BATCH]
-        weights = [told.weights.get(uid, told.counts[uid]) for uid in part] if told.weights else []
-        yield pb.UserInstNum(
-            rank=rank, date=date, split=split, uids=part, counts=[told.counts[uid] for uid in part], weights=weights,
-            joined=several, joined_weights=[told.joined[uid] for uid in several],
-        )  # fmt: skip
+def counts_to_messages(rank: int, date: str, split: str, counts: Mapping[str, int]) -> Iterator[pb.UserInstNum]:
+    """Users' example counts as messages, at least one."""
+    uids = list(counts)
+    for start in range(0, max(1, len(uids)), BATCH):
+        part = uids[start : start + BATCH]
+        yield pb.UserInstNum(rank=rank, date=date, split=split, uids=part, counts=[counts[u] for u in part])
 
 
-def told_from_messages(
+def counts_from_messages(
     messages: Iterable[pb.UserInstNum], check: Callable[[int, str, str], None] | None = None
-) -> tuple[int, str, str, Told]:
-    """Rank, date, split and what was told.
+) -> tuple[int, str, str, dict[str, int]]:
+    """Rank, date, split and counts.
 
     Args:
         messages: of the call.
         check: told rank, date and split as soon as they are known; raises if they cannot be right.
 
     Raises:
-        BadInput: no message, as many uids as counts not, a uid twice, more examples than can be, a weight that is none.
+        BadInput: no message, as many uids as counts not, a uid twice, more examples than can be.
         TooLarge: too many users.
     """
     rank, date, split = 0, "", ""
     counts: dict[str, int] = {}
-    weights: dict[str, float] = {}
-    joined: dict[str, float] = {}
     for number, message in enumerate(messages):
         if number == 0:
             rank, date, split = message.rank, check_date(message.date), message.split
             if check is not None:
                 check(rank, date, split)
-        elif not message.uids and not message.joined:
+        elif not message.uids:
             raise BadInput(f"rank {rank}, date {date}: a message without users after the first")
-        for what, found in (("counts", message.counts), ("weights", message.weights)):
-            if len(message.uids) != len(found) and (found or what == "counts"):
-                raise BadInput(f"rank {rank}: {len(message.uids)} uids but {len(found)} {what}")
-        if max(len(counts) + len(message.uids), len(joined) + len(message.joined)) > MAX_USERS:
+        if len(message.uids) != len(message.counts):
+            raise BadInput(f"rank {rank}: {len(message.uids)} uids but {len(message.counts)} counts")
+        if len(counts) + len(message.uids) > MAX_USERS:
             raise TooLarge(f"rank {rank}, date {date}: more than {MAX_USERS} users")
         for uid, count in zip(message.uids, message.counts, strict=True):
             if uid in counts:
@@ -223,29 +211,9 @@ def told_from_messages(
             if count > MAX_EXAMPLES:
                 raise BadInput(f"rank {rank}, date {date}: uid {uid!r} has {count} examples, more than {MAX_EXAMPLES}")
             counts[check_uid(uid)] = count
-        weights.update(_weights(message.uids if message.weights else (), message.weights))
-        joined.update(_weights(message.joined, message.joined_weights))
     if not date:
         raise BadInput("an empty stream of user counts")
-    return rank, date, split, Told(counts, weights, joined)
-
-
-def _weights(uids: Sequence[str], weights: Sequence[float]) -> Iterator[tuple[str, float]]:
-    if len(uids) != len(weights):
-        raise BadInput(f"{len(uids)} uids of several files but {len(weights)} weights")
-    for uid, weight in zip(uids, weights, strict=True):
-        yield check_uid(uid), check_weight(uid, weight)
-
-
-def check_weight(uid: str, weight: float) -> float:
-    """A user's weight in the mean, if it can be one.
-
-    Raises:
-        BadInput: negative, NaN or infinite.
-    """
-    if not 0 <= weight < math.inf:
-        raise BadInput(f"uid {uid!r} has weight {weight}; it must be a finite number, 0 or above")
-    return weight
+    return rank, date, split, counts
 
 
 def check_private_names(names: Sequence[str]) -> Sequence[str]:

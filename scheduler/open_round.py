@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from protos.errors import AlreadyDone, WrongState
+from protos.errors import AlreadyDone, BadInput, WrongState
 from scheduler.metrics import UserResult
-from scheduler.rounds import RoundRecord, Share, Timings
+from scheduler.rounds import TRAIN, RoundRecord, Share, Timings
 from scheduler.samplers import Round
 
 
@@ -64,23 +65,21 @@ class OpenRound:
         """Whether a simulator's report can be right.
 
         Raises:
-            WrongState, AlreadyDone: as `share_of`, or the users, weights or examples are not those of its share.
+            WrongState, AlreadyDone: as `share_of`, or the users are not those of its share.
+            BadInput: a weight that is none.
         """
         share = self.share_of(rank, at)
         if sorted(r.uid for r in results) != sorted(share.uids):
             odd = {r.uid for r in results} ^ set(share.uids)
             raise WrongState(f"{where(at)}: rank {rank}'s users are not those of its share: {sorted(odd)[:3]}")
-        places = {uid: i for i, uid in enumerate(share.uids)}
+        known = dict(zip(share.uids, share.counts, strict=True))
         for result in results:
-            place = places[result.uid]
-            if result.weight != share.weight(place):
+            possible = math.isfinite(result.weight) and result.weight >= 0
+            if not possible or (self.phase == TRAIN and result.weight == 0):
+                raise BadInput(f"{where(at)}: uid {result.uid!r} has weight {result.weight}; it must be above 0")
+            if result.examples != known[result.uid]:
                 raise WrongState(
-                    f"{where(at)}: uid {result.uid!r} came with weight {result.weight}, it has {share.weight(place)}"
-                )
-            if result.examples != share.counts[place]:
-                raise WrongState(
-                    f"{where(at)}: uid {result.uid!r} came with {result.examples} examples, it has "
-                    f"{share.counts[place]}"
+                    f"{where(at)}: uid {result.uid!r} came with {result.examples} examples, it has {known[result.uid]}"
                 )
 
     def arrive(self, rank: int, results: Sequence[UserResult], timings: Timings, now: float) -> bool:

@@ -15,9 +15,9 @@ import numpy as np
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import BadInput, NotFound, WrongState
-from scheduler.aggregation import Sums, mean_factor, scale_exponent
+from scheduler.aggregation import Sums, mean_factor, scale_exponent, total_weight
 from scheduler.checkpoints import Snapshot
-from scheduler.day_users import DayUsers, Told
+from scheduler.day_users import DayUsers
 from scheduler.global_model import GlobalModel
 from scheduler.metrics import UserResult
 from scheduler.open_round import OpenRound, where
@@ -58,7 +58,7 @@ class RoundState:
 
     # -- users ---------------------------------------------------------------
 
-    def add_user_counts(self, rank: int, date: str, split: str, told: Told) -> None:
+    def add_user_counts(self, rank: int, date: str, split: str, counts: Mapping[str, int]) -> None:
         """Takes what one simulator has read of a day.
 
         Raises:
@@ -73,7 +73,7 @@ class RoundState:
                 self.rules.sampler.check(table, date, range(self.step, self._day_end()))
                 self._day = date
 
-        if self.users.add(rank, date, split, told, check):
+        if self.users.add(rank, date, split, counts, check):
             # Loading is no part of the round that follows it.
             self._last_end = None
 
@@ -297,41 +297,19 @@ class RoundState:
         return (self.step // day + 1) * day
 
     def _begin(self, phase: str, at: Round, cohort: list[str], users: UserTable) -> OpenRound:
-        places = [users.place(uid) for uid in cohort]
-        counts = [int(users.counts[i]) for i in places]
-        weights = self._weights(phase, at, [float(users.weights[i]) for i in places])
+        counts = [users.count(uid) for uid in cohort]
         lanes = list(self._lanes.values())
         # Without federation one shard trains all, in the cohort's order.
         in_order = phase == TRAIN and not self.rules.federated
         placed = [list(range(len(cohort))), *([] for _ in lanes[1:])] if in_order else place(counts, lanes)
-        exponent = scale_exponent(weights) if weights else 0
+        exponent = scale_exponent(sum(counts) if self.rules.optimizer.weighted else len(cohort))
         by_rank = dict(zip(self._lanes, placed, strict=True))
         sizes = tuple(len(by_rank[rank]) for rank in self._pushed.group)
         shares = {
-            rank: Share(
-                tuple(cohort[i] for i in mine),
-                tuple(counts[i] for i in mine),
-                exponent,
-                len(cohort),
-                sizes,
-                tuple(weights[i] for i in mine) if weights else (),
-            )
+            rank: Share(tuple(cohort[i] for i in mine), tuple(counts[i] for i in mine), exponent, len(cohort), sizes)
             for rank, mine in by_rank.items()
         }
         return OpenRound(phase, at, cohort, shares)
-
-    def _weights(self, phase: str, at: Round, weights: list[float]) -> list[float]:
-        """What each user of a cohort counts in the mean; nothing in an evaluation."""
-        if phase != TRAIN:
-            return []
-        if not self.rules.optimizer.weighted:
-            return [1.0] * len(weights)
-        if not any(weights):
-            raise BadInput(
-                f"{where(at)}: all {len(weights)} users of the cohort have weight 0, so there is no mean; "
-                "correct the trainer's weight() or have the sampler choose among the others"
-            )
-        return weights
 
     def share_size(self, rank: int, at: Round, phase: str) -> int:
         """How many users a simulator reports in the round or evaluation that is on; raises as `push`."""
@@ -346,7 +324,7 @@ class RoundState:
         return round_
 
     def _finish_round(self, round_: OpenRound) -> RoundRecord:
-        factor = mean_factor((r.weight for r in round_.results), round_.exponent)
+        factor = mean_factor(total_weight(r.weight for r in round_.results), round_.exponent)
         self.model.move(self._pushed.take(round_), factor, len(round_.cohort))
         return self._close_round(round_)
 

@@ -45,7 +45,6 @@ class Share:
         exponent: grid of the round's sums.
         cohort_size: users of all simulators.
         sizes: users of each simulator of the group that exchanges, in its order; empty without one.
-        weights: of each in the mean; empty in an evaluation.
     """
 
     uids: tuple[str, ...]
@@ -53,11 +52,6 @@ class Share:
     exponent: int = 0
     cohort_size: int = 0
     sizes: tuple[int, ...] = ()
-    weights: tuple[float, ...] = ()
-
-    def weight(self, number: int) -> float:
-        """Of one user; 0 in an evaluation."""
-        return self.weights[number] if self.weights else 0.0
 
 
 @dataclass(frozen=True)

@@ -28,34 +28,19 @@ class UserTable:
     Attributes:
         uids: sorted.
         counts: int64 (len(uids),), examples of each.
-        weights: float64 (len(uids),), of each in the mean.
     """
 
     uids: tuple[str, ...]
     counts: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, counts: Mapping[str, int], weights: Mapping[str, float] | None = None) -> UserTable:
-        """The table of a uid -> examples mapping.
-
-        Args:
-            counts: examples of each user.
-            weights: of users whose weight is not the number of their examples.
-        """
-        uids, others = tuple(sorted(counts)), weights or {}
-        return cls(
-            uids,
-            np.fromiter((counts[u] for u in uids), np.int64, len(uids)),
-            np.fromiter((others.get(u, counts[u]) for u in uids), np.float64, len(uids)),
-        )
+    def of(cls, counts: Mapping[str, int]) -> UserTable:
+        """The table of a uid -> examples mapping."""
+        uids = tuple(sorted(counts))
+        return cls(uids, np.fromiter((counts[u] for u in uids), np.int64, len(uids)))
 
     def count(self, uid: str) -> int:
-        """Examples of one user; raises as `place`."""
-        return int(self.counts[self.place(uid)])
-
-    def place(self, uid: str) -> int:
-        """Where a user stands.
+        """Examples of one user.
 
         Raises:
             NotFound: the uid is not in the table.
@@ -63,7 +48,7 @@ class UserTable:
         i = bisect_left(self.uids, uid)
         if i == len(self.uids) or self.uids[i] != uid:
             raise NotFound(f"unknown uid {uid!r}")
-        return i
+        return int(self.counts[i])
 
     def qualifying(self, min_ins_num: int) -> list[str]:
         """The uids with at least `min_ins_num` examples, sorted."""

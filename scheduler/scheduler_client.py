@@ -13,10 +13,10 @@ from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
 from scheduler.checkpoints import Offer, Segment
-from scheduler.day_users import Told
 from scheduler.messages import (
     Layout,
     SimulatorInfo,
+    counts_to_messages,
     handle_from_message,
     handle_to_message,
     info_from_message,
@@ -27,7 +27,6 @@ from scheduler.messages import (
     segment_to_message,
     shares_from_messages,
     stop_from_message,
-    told_to_messages,
 )
 from scheduler.metrics import Pair, UserResult
 from scheduler.reports import report_head, report_tail
@@ -106,25 +105,15 @@ class SchedulerClient:
 
     # -- users -------------------------------------------------------------------
 
-    def update_user_inst_num(
-        self,
-        date: str,
-        split: str,
-        counts: Mapping[str, int],
-        weights: Mapping[str, float] | None = None,
-        joined: Mapping[str, float] | None = None,
-    ) -> None:
+    def update_user_inst_num(self, date: str, split: str, counts: Mapping[str, int]) -> None:
         """Tells the users of a day this simulator has read; returns when all have told theirs.
 
         Args:
             date: the day.
             split: "train" or "test".
             counts: uid -> examples.
-            weights: of users whose weight is not the number of these examples.
-            joined: weights of users that this simulator owns and whose examples are of several files.
         """
-        told = Told(counts, weights or {}, joined or {})
-        self._caller.call(self._stub.UpdateUserInstNum, told_to_messages(self._rank, date, split, told))
+        self._caller.call(self._stub.UpdateUserInstNum, counts_to_messages(self._rank, date, split, counts))
 
     def sample_user_list(self, at: Round) -> Share:
         """This simulator's share of the round's cohort, whatever the run's sampler."""

@@ -22,6 +22,7 @@ from scheduler.coordinator import Coordinator
 from scheduler.messages import (
     Layout,
     check_private_names,
+    counts_from_messages,
     handle_from_message,
     handle_to_message,
     info_from_message,
@@ -30,7 +31,6 @@ from scheduler.messages import (
     segment_to_message,
     shares_to_messages,
     stop_to_message,
-    told_from_messages,
 )
 from scheduler.metrics import reduce_metrics
 from scheduler.reports import ReportReader
@@ -101,7 +101,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         return pb.Empty()
 
     def UpdateUserInstNum(self, request: Iterable[pb.UserInstNum], context: Any) -> pb.Empty:  # noqa: N802, D102
-        told = told_from_messages(request, self._do.check_teller)
+        told = counts_from_messages(request, self._do.check_teller)
         confirm_end(context)
         self._do.add_user_counts(*told)
         return pb.Empty()

@@ -104,14 +104,8 @@ class DayPlayer:
         files = self._files(data / date, split) if (data / date).is_dir() else []
         listings = self._client.exchange(f"files/{date}/{split}", listing(data, files))
         mine = deal_files(listings, self._lanes, self._rank, f"{data / date}: {split}")
-        weigh = split == TRAIN and self._rules.optimizer.weighted
-        read = self._pool.read_files(date, split, [(number, data / name) for number, name in mine], weigh=weigh)
-        joined: dict[str, float] = {}
-        if weigh:
-            # All users are with their owners now: only they see the examples of several files together.
-            self._client.exchange(f"read/{date}", b"")
-            joined = self._pool.weigh(date, self._store.users_of_several(date, split))
-        self._client.update_user_inst_num(date, split, read.counts, read.weights, joined)
+        counts = self._pool.read_files(date, split, [(number, data / name) for number, name in mine])
+        self._client.update_user_inst_num(date, split, counts)
 
     def _play_round(self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None) -> None:
         """Pull, train, push; see `ShardPool.train` for what follows."""

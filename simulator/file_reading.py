@@ -11,20 +11,15 @@ from protos.errors import BadInput, TooLarge
 from protos.payloads import pack
 from simulator import jobs
 from simulator.data_client import DataClient
-from simulator.examples import Examples, check_examples
+from simulator.examples import check_examples
 from simulator.store import UserRecord, check_size
 
 BATCH_BYTES = 8 << 20
 
 
 def read_files(
-    reader: Any,
-    client: DataClient,
-    job: jobs.ReadFiles,
-    turns: Iterable[int],
-    at_file: Callable[[Path], None],
-    weigh: Callable[[str, Examples], float],
-) -> jobs.UsersRead:
+    reader: Any, client: DataClient, job: jobs.ReadFiles, turns: Iterable[int], at_file: Callable[[Path], None]
+) -> dict[str, int]:
     """Reads files and hands their users to the data servers that own them.
 
     Args:
@@ -33,10 +28,9 @@ def read_files(
         job: the files.
         turns: which of them are this shard's, one after another.
         at_file: told of each file before it is opened.
-        weigh: a user's weight, if the job asks for it.
 
     Returns:
-        The users that were read here.
+        uid -> examples that were read here.
 
     Raises:
         BadInput: a user's examples cannot be right; with the file and the uid.
@@ -44,20 +38,15 @@ def read_files(
     # Parsing makes millions of objects and no cycles: looking for some takes half of the time.
     gc.disable()
     try:
-        return _read(reader, client, job, turns, at_file, weigh)
+        return _read(reader, client, job, turns, at_file)
     finally:
         gc.enable()
 
 
 def _read(
-    reader: Any,
-    client: DataClient,
-    job: jobs.ReadFiles,
-    turns: Iterable[int],
-    at_file: Callable[[Path], None],
-    weigh: Callable[[str, Examples], float],
-) -> jobs.UsersRead:
-    read = jobs.UsersRead()
+    reader: Any, client: DataClient, job: jobs.ReadFiles, turns: Iterable[int], at_file: Callable[[Path], None]
+) -> dict[str, int]:
+    counts: dict[str, int] = {}
     for i in turns:
         number, path = job.files[i]
         at_file(path)
@@ -66,8 +55,7 @@ def _read(
         for place, (uid, examples) in enumerate(reader.read(path)):
             uid = str(uid)
             try:
-                count = check_examples(uid, examples)
-                read.add(uid, count, weigh(uid, examples) if job.weigh else None)
+                counts[uid] = counts.get(uid, 0) + check_examples(uid, examples)
                 payload = pack(examples)
                 check_size(uid, payload)
             except (BadInput, TooLarge) as error:
@@ -80,4 +68,4 @@ def _read(
                 sizes[owner] = 0
         for owner, records in batches.items():
             client.send_data(owner, records)
-    return read
+    return counts

@@ -25,6 +25,7 @@ class ShardSettings:
         index: of the shard within its simulator, from 0.
         rank: of the simulator.
         seed: of the run.
+        weighted: whether users count by their weight.
         private: patterns, or None for the model's own.
         reader: the reader.
         trainer: the trainer.
@@ -38,6 +39,7 @@ class ShardSettings:
     index: int
     rank: int
     seed: int
+    weighted: bool
     private: tuple[str, ...] | None
     reader: Any
     trainer: Any
@@ -73,47 +75,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class ReadFiles:
-    """Read files of a day from the queue; answered with `UsersRead`.
-
-    Attributes:
-        date: the day.
-        split: "train" or "test".
-        files: with their numbers.
-        weigh: whether to ask the trainer for the users' weights.
-    """
+    """Read files of a day from the queue; answered with uid -> examples."""
 
     date: str
     split: str
     files: tuple[tuple[int, Path], ...]
-    weigh: bool = False
-
-
-@dataclass(frozen=True)
-class UsersRead:
-    """What was read.
-
-    Attributes:
-        counts: examples by uid.
-        weights: of users whose weight is not the number of these examples.
-    """
-
-    counts: dict[str, int] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-
-    def add(self, uid: str, count: int, weight: float | None) -> None:
-        """Takes a user's examples of one file."""
-        # Of a user that comes again the owner tells the weight of all of its examples.
-        self.counts[uid] = self.counts.get(uid, 0) + count
-        if weight is not None and weight != count:
-            self.weights[uid] = weight
-
-
-@dataclass(frozen=True)
-class WeighUsers:
-    """Weigh users from the queue by all of their examples of a day; answered with uid -> weight."""
-
-    date: str
-    uids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -199,7 +165,7 @@ class Go:
 # they first were, to one that takes the place of a dead one.
 LASTING = (Connect, Setup, BuildModel, Attach, UseMemory, StartPrivate)
 # Jobs whose parts are taken from the queue, so that another shard can do them after a death.
-QUEUED = (ReadFiles, WeighUsers, TrainShare, TrainInTurn, EvaluateShare)
+QUEUED = (ReadFiles, TrainShare, TrainInTurn, EvaluateShare)
 
 
 @dataclass(frozen=True)
@@ -251,15 +217,12 @@ def describe_part(job: Any, number: int) -> str:
     """A numbered part of a `QUEUED` job, for errors."""
     if isinstance(job, ReadFiles):
         return f"file {job.files[number][1]}"
-    if isinstance(job, WeighUsers):
-        return f"date {job.date}, uid {job.uids[number]!r}"
     return describe_turn(job.share.uids[number], job.at)
 
 
 def describe_again(job: Any, parts: int) -> str:
     """What is done again of a `QUEUED` job."""
-    kinds = {ReadFiles: ("file", "read"), WeighUsers: ("user", "weighed"), EvaluateShare: ("user", "tested")}
-    what, done = kinds.get(type(job), ("user", "trained"))
+    what, done = {ReadFiles: ("file", "read"), EvaluateShare: ("user", "tested")}.get(type(job), ("user", "trained"))
     return f"{parts} {what} is {done} again" if parts == 1 else f"{parts} {what}s are {done} again"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,7 +77,6 @@ class Shard:
             jobs.Prepare: self._prepare,
             jobs.Setup: self._setup,
             jobs.ReadFiles: self._read_files,
-            jobs.WeighUsers: self._weigh_users,
             jobs.BuildModel: self._build_model,
             jobs.Attach: self._attach,
             jobs.UseMemory: self._use_memory,
@@ -105,34 +103,8 @@ class Shard:
     def _setup(self, job: jobs.Setup) -> None:
         self._is.reader.setup(job.shared)
 
-    def _read_files(self, job: jobs.ReadFiles) -> jobs.UsersRead:
-        return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file, self._weigh)
-
-    def _weigh_users(self, job: jobs.WeighUsers) -> dict[str, float]:
-        weights = {}
-        for i in self._jobs():
-            uid = job.uids[i]
-            self.where = jobs.describe_part(job, i)
-            weights[uid] = self._weigh(uid, self._client.get_data_by_uid(uid, job.date, TRAIN))
-        return weights
-
-    def _weigh(self, uid: str, examples: Examples) -> float:
-        """What the trainer says a user weighs.
-
-        Raises:
-            BadInput: no number that can be a weight.
-        """
-        weight = self._is.trainer.weight(examples)
-        try:
-            number = float(weight)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not 0 <= number < math.inf:
-            raise BadInput(
-                f"uid {uid!r}: {type(self._is.trainer).__name__}.weight gives {weight!r}; "
-                "it must be a finite number, 0 (not counted) or above"
-            )
-        return number
+    def _read_files(self, job: jobs.ReadFiles) -> dict[str, int]:
+        return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file)
 
     def _at_file(self, path: Path) -> None:
         self.where = f"file {path}"
@@ -210,7 +182,7 @@ class Shard:
             clock.lap("pull")
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
-            weight = job.share.weight(i)
+            weight = self._is.trainer.weight(examples) if self._is.weighted else 1.0
             self._take_delta(exact, uid, examples, weight)
             self._store_private(uid, job.at)
             results.append(UserResult(uid, job.share.counts[i], weight, metrics))
@@ -260,7 +232,7 @@ class Shard:
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
             self._store_private(uid, job.at)
-            results.append(UserResult(uid, job.share.counts[i], job.share.weight(i), metrics))
+            results.append(UserResult(uid, job.share.counts[i], self._is.trainer.weight(examples), metrics))
             clock.lap("push")
         self._write_params(jobs.result_room(self._sums, {name: self._model.specs[name] for name in self._model.shared}))
         clock.lap("push")

@@ -91,22 +91,14 @@ class ShardPool:
         self._crew.remember(jobs.Attach(dict(shared), write_initial=False))
         return self._params
 
-    def read_files(self, date: str, split: str, files: Sequence[tuple[int, Path]], *, weigh: bool) -> jobs.UsersRead:
-        """Reads files of a day in all shards, and weighs their users if asked."""
+    def read_files(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> dict[str, int]:
+        """Reads files of a day in all shards; returns uid -> examples."""
         self.queue.fill(len(files))
-        merged = jobs.UsersRead()
-        for read in self.ask_all(jobs.ReadFiles(date, split, tuple(files), weigh)):
-            for uid, count in read.counts.items():
-                merged.add(uid, count, read.weights.get(uid))
+        merged: dict[str, int] = {}
+        for counts in self.ask_all(jobs.ReadFiles(date, split, tuple(files))):
+            for uid, count in counts.items():
+                merged[uid] = merged.get(uid, 0) + count
         return merged
-
-    def weigh(self, date: str, uids: Sequence[str]) -> dict[str, float]:
-        """The weights of users by all their training examples of a day."""
-        self.queue.fill(len(uids))
-        found: dict[str, float] = {}
-        for weights in self.ask_all(jobs.WeighUsers(date, tuple(uids))) if uids else ():
-            found |= weights
-        return found
 
     def train(
         self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None = None

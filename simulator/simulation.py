@@ -245,6 +245,7 @@ class Simulation:
             tune=self._settings.tune,
             rank=self._role.rank,
             seed=self._rules.seed,
+            weighted=self._rules.optimizer.weighted,
             private=self._settings.private or None,
             reader=self._task.reader,
             trainer=self._task.trainer,

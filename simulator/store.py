@@ -91,7 +91,7 @@ class UserStore:
                 check_size(record.uid, record.payload)
                 key = _examples_prefix(record.date, record.split) + _digest(record.uid) + _ORDER.pack(*record.order)
                 txn.put(key, record.payload)
-                txn.put(_KNOWN + _digest(record.uid), record.uid.encode())
+                txn.put(_KNOWN + _digest(record.uid), b"")
                 count += 1
         return count
 
@@ -100,18 +100,6 @@ class UserStore:
         prefix = _examples_prefix(date, split) + _digest(uid)
         with self._env.begin() as txn:
             return [bytes(value) for _, value in _scan(txn, prefix)]
-
-    def users_of_several(self, date: str, split: str) -> list[str]:
-        """The uids whose examples of a day are of several records."""
-        prefix = _examples_prefix(date, split)
-        with self._env.begin() as txn:
-            before, names = b"", list[bytes]()
-            for key, _ in _scan(txn, prefix, values=False):
-                digest = key[len(prefix) : -_ORDER.size]
-                if digest == before and (not names or names[-1] != digest):
-                    names.append(digest)
-                before = digest
-            return [bytes(txn.get(_KNOWN + digest, b"")).decode() for digest in names]
 
     def clear_examples(self, date: str, split: str) -> int:
         """Forgets a day's examples; returns how many records there were."""
@@ -258,12 +246,11 @@ def _examples_prefix(date: str, split: str) -> bytes:
     return _EXAMPLES + f"{date}/{split}/".encode()
 
 
-def _scan(txn: lmdb.Transaction, prefix: bytes, *, values: bool = True) -> Iterator[tuple[bytes, Any]]:
-    """Keys that begin with a prefix, in order, with their values unless nobody needs them."""
+def _scan(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, Any]]:
     cursor = txn.cursor()
     found = cursor.set_range(prefix)
     while found and bytes(cursor.key()).startswith(prefix):
-        yield bytes(cursor.key()), cursor.value() if values else None
+        yield bytes(cursor.key()), cursor.value()
         found = cursor.next()
 
 

@@ -19,7 +19,6 @@ from protos.codec import TensorSpec
 from protos.errors import AlreadyDone, BadInput, NotFound, PeerLost, RunEnded, WrongState
 from protos.stubs import peer_server_pb2, peer_server_pb2_grpc, scheduler_server_pb2, tensor_pb2
 from scheduler.aggregation import Sums
-from scheduler.day_users import Told
 from scheduler.metrics import UserResult
 from scheduler.parts import Parts, make_group
 from scheduler.round_state import RoundState
@@ -354,7 +353,7 @@ def make_state(exchange="always"):
 
 def tell_users(state):
     for rank in (1, 2, 3):
-        state.add_user_counts(rank, DAY, "train", Told({"a": 1, "b": 1} if rank == 1 else {}))
+        state.add_user_counts(rank, DAY, "train", {"a": 1, "b": 1} if rank == 1 else {})
 
 
 def push(state, rank, step, *sums):

@@ -27,7 +27,6 @@ from tiny_task import make_data
 from protos.codec import TensorSpec, to_bundle
 from protos.shared_arrays import SharedArrays, unnamed_file
 from scheduler.aggregation import Sums, sum_specs
-from scheduler.day_users import Told
 from scheduler.messages import SimulatorInfo
 from scheduler.metrics import UserResult
 from scheduler.round_state import RoundState
@@ -142,8 +141,8 @@ class Alone:
     def __init__(self):
         self._state = RoundState(make_rules(), {1: 1, 2: 1})
         self._state.model.set_initial(START, ["mine"])
-        self._state.add_user_counts(1, DAY, "train", Told(COUNTS))
-        self._state.add_user_counts(2, DAY, "train", Told({}))
+        self._state.add_user_counts(1, DAY, "train", COUNTS)
+        self._state.add_user_counts(2, DAY, "train", {})
 
     def after(self, steps):
         """The parameters after so many rounds."""

@@ -25,7 +25,7 @@ def shard(tmp_path):
         for place, uid in enumerate(UIDS)
     )
     settings = jobs.ShardSettings(
-        index=1, rank=0, seed=0, private=None, reader=None, trainer=None,
+        index=1, rank=0, seed=0, weighted=True, private=None, reader=None, trainer=None,
         store=tmp_path, params_fd=-1, sums_fd=-1, queue_fd=unnamed_file("queue"),
     )  # fmt: skip
     store.close()

@@ -9,7 +9,6 @@ import pytest
 from protos.codec import TensorSpec
 from protos.errors import AlreadyDone, BadInput, WrongState
 from scheduler.aggregation import Sums
-from scheduler.day_users import DayUsers, Told
 from scheduler.metrics import UserResult
 from scheduler.round_state import RoundState
 from scheduler.rounds import Rules, Share, Timings
@@ -47,8 +46,8 @@ def make_state(*, lanes=None, optimizer=None, federated=True, sampler=None, cloc
 
 def report_users(state, counts=COUNTS, date=DAY, split="train"):
     half = dict(list(counts.items())[::2])
-    state.add_user_counts(1, date, split, Told(half))
-    state.add_user_counts(2, date, split, Told({uid: n for uid, n in counts.items() if uid not in half}))
+    state.add_user_counts(1, date, split, half)
+    state.add_user_counts(2, date, split, {uid: n for uid, n in counts.items() if uid not in half})
 
 
 def at(number=1, step=0, date=DAY):
@@ -99,8 +98,8 @@ def test_a_round_of_two_simulators_by_hand():
     """
     state = make_state()
     # Longest first: a (4) to rank 1, b and c (2 each) to rank 2; 8 examples give exponent 3.
-    assert share(state, 1, DAY, 1, 0) == Share(("a",), (4,), 3, 3, (), (4.0,))
-    assert share(state, 2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3, (), (2.0, 2.0))
+    assert share(state, 1, DAY, 1, 0) == Share(("a",), (4,), 3, 3)
+    assert share(state, 2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3)
     assert state.push_specs(1, at()) == {"w": TensorSpec("int64", (2,))}
     assert state.push(1, at(), [result("a", loss=(8.0, 4.0))], NO_TIME, sums(4, 0)) is None
     assert (state.step, state.model.params["w"].tolist()) == (0, [1.0, 2.0])
@@ -120,7 +119,7 @@ def test_the_next_round_starts_from_empty_sums():
     state = make_state(optimizer=FedAvg(1.0))
     play_first(state)
     assert state.model.params["w"].tolist() == [1.25, 2.75]
-    assert share(state, 1, DAY, 2, 1) == Share(("d",), (9,), 4, 2, (), (9.0,))
+    assert share(state, 1, DAY, 2, 1) == Share(("d",), (9,), 4, 2)
     state.push(1, at(2, 1), [result("d")], NO_TIME, sums(9, -9, exponent=4))
     state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4))
     assert state.model.params["w"] == pytest.approx([1.25 + 9 / 11, 2.75 - 9 / 11], rel=1e-7)
@@ -145,7 +144,7 @@ def test_a_simulator_without_users_pushes_nothing():
     state = make_state(lanes={1: 1, 2: 1, 3: 1, 4: 1}, ready=False)
     state.model.set_initial({"w": np.array([1.0, 2.0], np.float32)}, [])
     for rank in (1, 2, 3, 4):
-        state.add_user_counts(rank, DAY, "train", Told(COUNTS if rank == 1 else {}))
+        state.add_user_counts(rank, DAY, "train", COUNTS if rank == 1 else {})
     shares = {rank: share(state, rank, DAY, 1, 0).uids for rank in (1, 2, 3, 4)}
     assert shares == {1: ("a",), 2: ("b",), 3: ("c",), 4: ()}
     assert state.push(4, at(), [], NO_TIME, []) is None
@@ -157,9 +156,9 @@ def test_a_simulator_without_users_pushes_nothing():
 
 def test_users_read_by_two_simulators_are_added_up():
     state = make_state(ready=False)
-    state.add_user_counts(1, DAY, "test", Told({"a": 1, "b": 2}))
+    state.add_user_counts(1, DAY, "test", {"a": 1, "b": 2})
     assert not state.users.ready(DAY, "test")
-    state.add_user_counts(2, DAY, "test", Told({"b": 5}))
+    state.add_user_counts(2, DAY, "test", {"b": 5})
     assert state.users.ready(DAY, "test")
     assert not state.users.ready(DAY, "train")
     assert len(state.users.table(DAY, "test").uids) == 2
@@ -259,7 +258,7 @@ def test_an_evaluation_is_no_part_of_the_round_after_it():
 def test_an_evaluation_gathers_all_users_and_moves_nothing():
     state = make_state(optimizer=FedAvgM(1.0))
     report_users(state, {"a": 3, "x": 5, "y": 1}, NEXT, "test")
-    assert state.test_share(1, at(0, 0, NEXT)) == Share(("x",), (5,), 0, 3)
+    assert state.test_share(1, at(0, 0, NEXT)) == Share(("x",), (5,), 4, 3)
     assert state.test_share(2, at(0, 0, NEXT)).uids == ("a", "y")
     when = at(0, 0, NEXT)
     before = (frozen(state.model.params), state.step)
@@ -281,7 +280,7 @@ def test_a_cohort_is_drawn_for_the_seed_date_and_round():
     users = {f"u{i}": 1 for i in range(100)}
     sampler = UniformSampler(5)
     state = make_state(ready=False, sampler=sampler, lanes={3: 2})
-    state.add_user_counts(3, DAY, "train", Told(users))
+    state.add_user_counts(3, DAY, "train", users)
     assert set(share(state, 3, DAY, 1, 0, "uniform").uids) == set(sampler.sample(UserTable.of(users), at()))
 
 
@@ -329,42 +328,3 @@ def test_users_asked_for_ahead_leave_room_for_a_test():
     for rank, users in ((1, "d"), (2, "b")):
         record = state.push(rank, at(2, 1), [result(uid) for uid in users], NO_TIME, sums(1, 1))
     assert record.seconds == 1.0
-
-
-# -- weights ------------------------------------------------------------------------
-
-
-def told_of_weights(split="train", first=None, second=None):
-    users = DayUsers(2)
-    users.add(1, DAY, split, first or Told({"a": 4, "b": 2}, {"a": 1e-12}), lambda table: None)
-    users.add(2, DAY, split, second or Told({"c": 3}, {"c": 0.0}), lambda table: None)
-    return users.table(DAY, split)
-
-
-def test_a_user_weighs_its_examples_unless_told_otherwise():
-    assert told_of_weights().weights.tolist() == [1e-12, 2.0, 0.0]
-
-
-def test_the_owner_weighs_a_user_that_two_simulators_have_read():
-    table = told_of_weights(second=Told({"a": 1}, {}, {"a": 7.5}))
-    assert (table.counts.tolist(), table.weights.tolist()) == ([5, 2], [7.5, 2.0])
-
-
-def test_a_user_of_two_simulators_that_nobody_has_weighed_is_refused():
-    with pytest.raises(BadInput, match="uid 'a' was read by several simulators, and its owner has not told"):
-        told_of_weights(second=Told({"a": 1}))
-    assert told_of_weights("test", second=Told({"a": 1})).counts.tolist() == [5, 2]
-
-
-def test_a_user_that_was_weighed_and_not_read_is_refused():
-    with pytest.raises(BadInput, match="uid 'z' was weighed and nobody has read it"):
-        told_of_weights(second=Told({"c": 1}, {}, {"z": 1.0}))
-
-
-def test_a_cohort_in_which_nobody_counts_is_refused():
-    state = make_state(ready=False)
-    state.model.set_initial({"w": np.ones(2, np.float32)}, [])
-    state.add_user_counts(1, DAY, "train", Told(COUNTS, dict.fromkeys(COUNTS, 0.0)))
-    state.add_user_counts(2, DAY, "train", Told({}))
-    with pytest.raises(BadInput, match="date 20200101, round 1: all 3 users of the cohort have weight 0"):
-        share(state, 1, DAY, 1, 0)

@@ -11,12 +11,11 @@ from protos.codec import tensor_chunks
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
 from scheduler.aggregation import Sums
-from scheduler.day_users import Told
 from scheduler.messages import (
+    counts_from_messages,
+    counts_to_messages,
     shares_from_messages,
     shares_to_messages,
-    told_from_messages,
-    told_to_messages,
 )
 from scheduler.metrics import UserResult
 from scheduler.reports import ReportReader, report_head, report_tail
@@ -144,14 +143,7 @@ def test_shares_counts_and_reports_survive_being_cut_into_messages(size):
     share = Share(uids, tuple(range(1, size + 1)), 5, 12_000)
     assert shares_from_messages(shares_to_messages({4: share, 5: share})) == {4: share, 5: share}
     counts = dict(zip(uids, share.counts, strict=True))
-    told = Told(
-        counts, dict.fromkeys(uids[1::7], 0.0) | dict.fromkeys(uids[2::7], 1e-300), dict.fromkeys(uids[::2], 0.5)
-    )
-    rank, date, split, back = told_from_messages(told_to_messages(3, DAY, "train", told))
-    assert (rank, date, split, back.counts, back.joined) == (3, DAY, "train", counts, told.joined)
-    assert all(back.weights.get(uid, count) == told.weights.get(uid, count) for uid, count in counts.items())
-    only_counts = Told(counts)
-    assert told_from_messages(told_to_messages(3, DAY, "train", only_counts)) == (3, DAY, "train", only_counts)
+    assert counts_from_messages(counts_to_messages(3, DAY, "train", counts)) == (3, DAY, "train", counts)
 
     results = [UserResult(uid, 2, 0.5, {"loss": (float(i), 2.0)}) for i, uid in enumerate(uids)]
     reader = ReportReader(seed=7)

@@ -36,7 +36,7 @@ def pool(folder):
     (folder / "store").mkdir(exist_ok=True)
     store = UserStore(folder / "store")
     made = ShardPool(
-        2, tune=False, rank=0, seed=0, private=None,
+        2, tune=False, rank=0, seed=0, weighted=True, private=None,
         reader=DeadlyReader(folder / "orders"), trainer=None, store=folder / "store",
     )  # fmt: skip
     made.ask_all(jobs.Connect({0: "nowhere"}))
@@ -47,7 +47,7 @@ def pool(folder):
 
 def read(pool, folder):
     files = [(number, folder / DAY / f"train_{number}.json") for number in range(6)]
-    return pool.read_files(DAY, "train", files, weigh=False).counts
+    return pool.read_files(DAY, "train", files)
 
 
 WHOLE = {f"user{number}": number + 1 for number in range(6)}
