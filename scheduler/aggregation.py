@@ -117,12 +117,6 @@ def row_blocks(rows: npt.NDArray[np.intp], length: int) -> Iterator[npt.NDArray[
         yield rows[start : start + step]
 
 
-def changed_rows(now: Array, before: Array) -> npt.NDArray[np.intp]:
-    """Indices of the first axis at which two arrays differ."""
-    differs = _by_row(now) != _by_row(before)
-    return np.flatnonzero(differs.any(axis=1)) if differs.size else np.empty(0, np.intp)
-
-
 def _touched_blocks(total: Int64, touched: npt.NDArray[np.bool_]) -> Iterator[Int64]:
     """What means something in a parameter's sum; never empty."""
     if not total.size:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,9 @@ import numpy as np
 from protos.codec import Tensors
 from protos.errors import BadInput, FLError
 from protos.shared_arrays import SharedArrays
-from scheduler.aggregation import ExactSum, Sums, changed_rows, sum_specs
+from scheduler.aggregation import ExactSum, Sums, sum_specs
 from scheduler.metrics import Pair, UserResult
-from scheduler.rounds import TEST, TRAIN, Timings
+from scheduler.rounds import TRAIN, Timings
 from scheduler.samplers import Round
 from scheduler.streams import stream_key, stream_of
 from simulator import jobs
@@ -65,10 +65,7 @@ class Shard:
         self._private_start: Any = None
         self._params: SharedArrays | None = None
         self._sums: Sums | None = None
-        # Whether the trainer has changed large parameters in a test: then each user's are compared.
-        self._tests_change = False
-        # Parameters of which the trainer has said which rows it can change.
-        self._told_rows: set[str] = set()
+        self._checked_rows = False
         # Examples of the round to come, by date and uid.
         self._fetched: dict[tuple[str, str], Examples] = {}
         self.where = ""
@@ -174,7 +171,7 @@ class Shard:
         assert self._params is not None
         assert self._sums is not None
         clock, results = _Clock(), []
-        self._begin_share(self._params.arrays)
+        self._model.load(self._params.arrays)
         exact = ExactSum(self._sums, job.share.cohort_size, job.share.exponent)
         for i in self._jobs():
             uid = job.share.uids[i]
@@ -187,47 +184,40 @@ class Shard:
             self._store_private(uid, job.at)
             results.append(UserResult(uid, job.share.counts[i], weight, metrics))
             clock.lap("push")
-        self._check_rows([result.uid for result in results])
         # Those of users that another shard has trained.
         self._fetched.clear()
         return jobs.ShareResult(results, clock.timings())
-
-    def _begin_share(self, shared: Tensors | None) -> None:
-        """Gives the model the round's parameters, and nothing of users before."""
-        assert self._params is not None
-        self._model.ready(shared)
-        self._model.load(self._params.arrays)
-        self._told_rows.clear()
 
     def _take_delta(self, exact: ExactSum, uid: str, examples: Examples, weight: float) -> None:
         """Adds a user's delta to the sums; the model then holds the round's parameters again."""
         assert self._params is not None
         rows = self._is.trainer.touched_rows(examples)
+        if rows and not self._checked_rows:
+            self._check_rows(uid, rows)
         for name in self._model.shared:
             exact.take(name, self._model.read(name), self._params[name], weight, uid, rows.get(name))
-        self._told_rows.update(rows)
 
-    def _check_rows(self, uids: Sequence[str]) -> None:
-        """Holds the trainer to what it says of the rows that training can change.
-
-        All that it told has been put back by now, so what differs was not told.
-        """
+    def _check_rows(self, uid: str, rows: dict[str, Any]) -> None:
+        """Holds the trainer to what it says of the rows that training can change, for its first user."""
         assert self._params is not None
-        for name in self._told_rows & set(self._model.shared):
-            for row in changed_rows(self._model.read(name), self._params[name]):
+        for name in set(rows) & set(self._model.shared):
+            changed = (self._model.read(name) != self._params[name]).reshape(len(self._params[name]), -1).any(axis=1)
+            changed[rows[name]] = False
+            if changed.any():
                 raise BadInput(
-                    f"touched_rows leaves out row {row} of {name!r}, which the training of {_some(uids)} has changed; "
-                    f"correct touched_rows of {type(self._is.trainer).__name__} or return {{}}"
+                    f"uid {uid!r}: touched_rows leaves out row {int(np.argmax(changed))} of {name!r}, which training "
+                    "has changed; correct the trainer's touched_rows or return {}"
                 )
+        self._checked_rows = True
 
     def _train_in_turn(self, job: jobs.TrainInTurn) -> jobs.ShareResult:
         assert self._params is not None
         assert self._sums is not None
         clock, results = _Clock(), []
-        self._begin_share(None)
+        self._model.load(self._params.arrays)
         for i in self._jobs():
             uid = job.share.uids[i]
-            examples = self._load_user(uid, job.at, TRAIN, in_turn=True)
+            examples = self._load_user(uid, job.at, TRAIN)
             clock.lap("pull")
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
@@ -240,41 +230,27 @@ class Shard:
 
     def _evaluate_share(self, job: jobs.EvaluateShare) -> jobs.ShareResult:
         assert self._params is not None
-        clock, taken = _Clock(), []
-        self._begin_share(self._params.arrays)
-        results = []
+        clock, results = _Clock(), []
+        self._model.load(self._params.arrays)
+        self._model.model.eval()
         for i in self._jobs():
-            taken.append(i)
-            results.append(self._evaluate_user(job, i, clock))
-        if not self._tests_change and self._model.restore_large(self._params.arrays):
-            # Seldom, and only the first time: one of the users may have met what another had left.
-            self._tests_change = True
-            results = [self._evaluate_user(job, i, clock) for i in taken]
+            uid = job.share.uids[i]
+            examples = self._load_user(uid, job.at, "test")
+            clock.lap("pull")
+            turn = self._turn("test", uid, job.at)
+            metrics = self._is.trainer.evaluate_user(self._model.model, examples, turn)
+            results.append(UserResult(uid, job.share.counts[i], 0.0, _checked(metrics)))
+            clock.lap("train")
         return jobs.ShareResult(results, clock.timings())
 
-    def _evaluate_user(self, job: jobs.EvaluateShare, number: int, clock: _Clock) -> UserResult:
-        assert self._params is not None
-        uid, trainer = job.share.uids[number], self._is.trainer
-        if self._tests_change or not getattr(trainer, "only_looks", False):
-            self._model.restore_large(self._params.arrays)
-        examples = self._load_user(uid, job.at, TEST)
-        clock.lap("pull")
-        self._model.model.eval()
-        metrics = trainer.evaluate_user(self._model.model, examples, self._turn(TEST, uid, job.at))
-        result = UserResult(uid, job.share.counts[number], 0.0, _checked(metrics))
-        clock.lap("train")
-        return result
-
-    def _load_user(self, uid: str, at: Round, split: str, *, in_turn: bool = False) -> Examples:
-        """Fetches a user's examples and makes the model what it must be before its turn."""
-        assert self._params is not None
+    def _load_user(self, uid: str, at: Round, split: str) -> Examples:
+        """Fetches a user's examples and puts its private parameters into the model."""
         self.where = jobs.describe_turn(uid, at)
         examples = self._examples(uid, at.date, split)
-        # After training, the sum has put the shared parameters back; after a test nobody has.
-        self._model.ready(None if in_turn else self._params.arrays, compare=split == TEST)
         if self._model.private:
             private = self._client.get_param_by_uid(uid, at.step)
             self._model.load(self._private_start.of(uid) if private is None else private)
+        self._model.reset_fixed()
         return examples
 
     def _examples(self, uid: str, date: str, split: str) -> Examples:
@@ -283,7 +259,7 @@ class Shard:
 
     def _train_user(self, uid: str, at: Round, examples: Examples) -> dict[str, Pair]:
         self._model.model.train()
-        turn = self._turn(TRAIN, uid, at)
+        turn = self._turn("train", uid, at)
         return _checked(self._is.trainer.train_user(self._model.model, examples, turn))
 
     def _turn(self, phase: str, uid: str, at: Round) -> Turn:
@@ -304,12 +280,6 @@ class Shard:
                     "lower the local learning rate or --max-grad-norm"
                 )
         self._client.set_param_by_uid(uid, at.step, private)
-
-
-def _some(uids: Sequence[str]) -> str:
-    """The first of several uids, for an error that one of them has made."""
-    shown = ", ".join(map(repr, uids[:5]))
-    return f"uid {shown}" if len(uids) == 1 else f"one of the uids {shown}{' ...' if len(uids) > 5 else ''}"
 
 
 class _Clock:

@@ -24,9 +24,8 @@ _LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_", "SLURM_PROCID",
 def shard_environment(environ: Mapping[str, str], *, tune: bool, cpu: str | None = None) -> dict[str, str]:
     """The variables of a shard.
 
-    A variable that the user has set is left as it is, but for those that would change bits
-    from shard to shard: the number of threads (a shard has one core), and the seed of
-    hashes, which the order of a set of strings follows.
+    A variable that the user has set is left as it is, but for the number of threads:
+    a shard has one core, and another number of threads would give other bits.
 
     Args:
         environ: the simulator's variables.
@@ -37,7 +36,6 @@ def shard_environment(environ: Mapping[str, str], *, tune: bool, cpu: str | None
     shard = {name: value for name, value in environ.items() if not name.startswith(_LAUNCHERS)}
     for name in _ONE_THREAD:
         shard[name] = "1"
-    shard["PYTHONHASHSEED"] = "0"
     shard["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)  # noqa: PTH109
     # Paddle asks for a GPU it does not need here.
     shard.setdefault("CUDA_VISIBLE_DEVICES", "")

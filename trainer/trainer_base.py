@@ -93,14 +93,6 @@ class TrainerBase(ABC):
         vars(self).update(numbers)
         self.shuffle = shuffle
 
-    @property
-    def only_looks(self) -> bool:
-        """Whether a test runs nothing but the model's forward pass.
-
-        Then large parameters are compared once for many users, not after each.
-        """
-        return type(self).evaluate_user is TrainerBase.evaluate_user
-
     def with_settings(self, settings: Any) -> Self:
         """This trainer with the settings of a run that are named in `takes`.
 
@@ -218,11 +210,7 @@ class TrainerBase(ABC):
         return totals
 
     def evaluate_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
-        """Metrics on one user's examples, as name -> (sum, count).
-
-        Whatever it does to the model, such as training it on some of the examples first, is
-        undone before the next user, and is not kept.
-        """
+        """Metrics on one user's examples, as name -> (sum, count); the model does not change."""
         import paddle
 
         totals: Metrics = {}
