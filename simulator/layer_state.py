@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import is_
 from typing import Any
 
 from protos.errors import BadInput
@@ -11,7 +12,6 @@ from protos.errors import BadInput
 _REGISTRIES = ("_parameters", "_buffers", "_sub_layers", "_forward_pre_hooks", "_forward_post_hooks")
 # Paddle's own note that a layer has been called.
 _NOTES = frozenset(["_built"])
-_NOTHING = object()
 
 
 class LayerState:
@@ -28,7 +28,7 @@ class LayerState:
 
     def __init__(self, name: str, layer: Any) -> None:
         self._name, self._layer = name, layer
-        self._attributes = {key: value for key, value in vars(layer).items() if key not in _NOTES}
+        self._attributes = dict(vars(layer))
         self._registries = {key: (getattr(layer, key), dict(getattr(layer, key))) for key in _REGISTRIES}
 
     def registry_of(self, key: str) -> tuple[dict[str, Any], Any]:
@@ -64,6 +64,8 @@ class LayerState:
         """
         for kind, what in (("_parameters", "parameter"), ("_buffers", "buffer"), ("_sub_layers", "layer")):
             live, made = self._registries[kind]
+            if _same(live, made):
+                continue
             for key in [*made, *(key for key in live if key not in made)]:
                 now, before = live.get(key), made.get(key)
                 if now is before or (kind != "_sub_layers" and now is not None and before is not None):
@@ -82,20 +84,16 @@ class LayerState:
     def put_back(self) -> None:
         """Makes all of it what it was."""
         for live, made in self._registries.values():
-            _put_back(live, made)
+            if (live or made) and not _same(live, made):
+                live.clear()
+                live.update(made)
         now = vars(self._layer)
-        notes = {key: now[key] for key in _NOTES if key in now}
-        if len(now) != len(self._attributes) + len(notes) or _differs(now, self._attributes):
+        if not _same(now, self._attributes):
+            self._attributes.update({key: now[key] for key in _NOTES if key in now})
             now.clear()
             now.update(self._attributes)
-            now.update(notes)
 
 
-def _put_back(live: dict[str, Any], made: dict[str, Any]) -> None:
-    if len(live) != len(made) or _differs(live, made):
-        live.clear()
-        live.update(made)
-
-
-def _differs(live: dict[str, Any], made: dict[str, Any]) -> bool:
-    return any(live.get(key, _NOTHING) is not value for key, value in made.items())
+def _same(live: dict[str, Any], made: dict[str, Any]) -> bool:
+    """Whether two dictionaries hold the same objects by the same names in the same order."""
+    return len(live) == len(made) and all(map(is_, live.values(), made.values())) and list(live) == list(made)
