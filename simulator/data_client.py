@@ -11,17 +11,12 @@ from protos.errors import NotFound
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
 from protos.stubs import tensor_pb2
-from scheduler.streams import uid_hash
+from scheduler.streams import owner_of
 from simulator.examples import Examples, join_examples
 from simulator.store import UserRecord, UserStore
 
 # Users handed over together.
 BATCH = 500
-
-
-def owner_of(uid: str, ranks: tuple[int, ...]) -> int:
-    """The rank of the simulator whose data server owns a uid."""
-    return ranks[uid_hash(uid) % len(ranks)]
 
 
 class DataClient:

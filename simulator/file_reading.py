@@ -7,19 +7,29 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from protos.codec import to_bundle
+from protos.codec import from_bundle, to_bundle
 from protos.errors import BadInput
+from scheduler.user_messages import ReadUsers
 from simulator import jobs
 from simulator.data_client import DataClient
-from simulator.examples import check_examples
+from simulator.examples import Examples, check_examples
 from simulator.store import UserRecord
 
 BATCH_BYTES = 8 << 20
 
 
+# A user's weight, from a piece of its examples.
+Weigh = Callable[[str, Examples], float | None]
+
+
 def read_files(
-    reader: Any, client: DataClient, job: jobs.ReadFiles, turns: Iterable[int], at_file: Callable[[Path], None]
-) -> dict[str, int]:
+    reader: Any,
+    client: DataClient,
+    job: jobs.ReadFiles,
+    turns: Iterable[int],
+    at_file: Callable[[Path], None],
+    weigh: Weigh | None,
+) -> ReadUsers:
     """Reads files and hands their users to the data servers that own them.
 
     Args:
@@ -28,9 +38,10 @@ def read_files(
         job: the files.
         turns: which of them are this shard's, one after another.
         at_file: told of each file before it is opened.
+        weigh: None if users are not weighed.
 
     Returns:
-        uid -> examples that were read here.
+        What was read here.
 
     Raises:
         BadInput: a user's examples cannot be right; with the file and the uid.
@@ -38,15 +49,20 @@ def read_files(
     # Parsing makes millions of objects and no cycles: looking for some takes half of the time.
     gc.disable()
     try:
-        return _read(reader, client, job, turns, at_file)
+        return _read(reader, client, job, turns, at_file, weigh)
     finally:
         gc.enable()
 
 
 def _read(
-    reader: Any, client: DataClient, job: jobs.ReadFiles, turns: Iterable[int], at_file: Callable[[Path], None]
-) -> dict[str, int]:
-    counts: dict[str, int] = {}
+    reader: Any,
+    client: DataClient,
+    job: jobs.ReadFiles,
+    turns: Iterable[int],
+    at_file: Callable[[Path], None],
+    weigh: Weigh | None,
+) -> ReadUsers:
+    users = ReadUsers()
     for i in turns:
         number, path = job.files[i]
         at_file(path)
@@ -55,11 +71,14 @@ def _read(
         for place, (uid, examples) in enumerate(reader.read(path)):
             uid = str(uid)
             try:
-                counts[uid] = counts.get(uid, 0) + check_examples(uid, examples)
+                count = check_examples(uid, examples)
             except BadInput as error:
                 raise BadInput(f"{path}: {error}") from error
             owner = client.owner(uid)
-            payload = to_bundle(examples).SerializeToString()
+            bundle = to_bundle(examples)
+            payload = bundle.SerializeToString()
+            # As they will be in the rounds, to the layout in memory: it must be the same weight to the bit.
+            users.add(uid, count, None if weigh is None else weigh(uid, from_bundle(bundle)))
             batches.setdefault(owner, []).append(UserRecord(uid, job.date, job.split, (number, place), payload))
             sizes[owner] = sizes.get(owner, 0) + len(payload)
             if sizes[owner] > BATCH_BYTES:
@@ -67,4 +86,4 @@ def _read(
                 sizes[owner] = 0
         for owner, records in batches.items():
             client.send_data(owner, records)
-    return counts
+    return users

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from scheduler.metrics import Pair, UserResult
 from scheduler.rounds import TEST, TRAIN, Timings
 from scheduler.samplers import Round
 from scheduler.streams import stream_key, stream_of
+from scheduler.user_messages import ReadUsers
 from simulator import jobs
 from simulator.data_client import DataClient
 from simulator.examples import Examples
 from simulator.file_reading import read_files
 from simulator.store import UserStore
+from simulator.weighing import check_same_weight, weight_of, weight_of_piece
 from simulator.work_queue import WorkQueue
 
 # Of examples fetched before their round.
@@ -74,6 +76,7 @@ class Shard:
             jobs.Prepare: self._prepare,
             jobs.Setup: self._setup,
             jobs.ReadFiles: self._read_files,
+            jobs.WeighUsers: self._weigh_users,
             jobs.BuildModel: self._build_model,
             jobs.Attach: self._attach,
             jobs.UseMemory: self._use_memory,
@@ -100,8 +103,17 @@ class Shard:
     def _setup(self, job: jobs.Setup) -> None:
         self._is.reader.setup(job.shared)
 
-    def _read_files(self, job: jobs.ReadFiles) -> dict[str, int]:
-        return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file)
+    def _read_files(self, job: jobs.ReadFiles) -> ReadUsers:
+        weigh = partial(weight_of_piece, self._is.trainer) if self._is.weighted and job.split == TRAIN else None
+        return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file, weigh)
+
+    def _weigh_users(self, job: jobs.WeighUsers) -> dict[str, float]:
+        weights = {}
+        for i in self._jobs():
+            uid = job.uids[i]
+            self.where = jobs.describe_part(job, i)
+            weights[uid] = weight_of(self._is.trainer, uid, self._client.get_data_by_uid(uid, job.date, TRAIN))
+        return weights
 
     def _at_file(self, path: Path) -> None:
         self.where = f"file {path}"
@@ -178,13 +190,13 @@ class Shard:
         for i in self._jobs():
             uid = job.share.uids[i]
             examples = self._load_user(uid, job.at, TRAIN, shared)
-            rows = self._is.trainer.touched_rows(examples)
+            # Before training, which might change the examples.
+            weight, rows = self._weight(uid, examples, job.share.weights[i]), self._is.trainer.touched_rows(examples)
             self._rows.before(uid, rows, shared)
             clock.lap("pull")
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
             self._rows.after_training(rows, shared)
-            weight = self._is.trainer.weight(examples) if self._is.weighted else 1.0
             for name in self._model.shared:
                 # The model then holds the round's parameters again.
                 exact.take(name, self._model.read(name), shared[name], weight, uid, rows.get(name))
@@ -196,6 +208,11 @@ class Shard:
         # Those of users that another shard has trained.
         self._fetched.clear()
         return jobs.ShareResult(results, clock.timings())
+
+    def _weight(self, uid: str, examples: Examples, told: float) -> float:
+        if self._is.weighted:
+            check_same_weight(self._is.trainer, uid, weight_of(self._is.trainer, uid, examples), told)
+        return told
 
     def _begin_share(self) -> Tensors:
         """Has the model hold the shared parameters as they are now, whatever the last share has left; returns them."""
@@ -216,7 +233,7 @@ class Shard:
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
             self._store_private(uid, job.at)
-            results.append(UserResult(uid, job.share.counts[i], self._is.trainer.weight(examples), metrics))
+            results.append(UserResult(uid, job.share.counts[i], 0.0, metrics))
             clock.lap("push")
         self._write_params(jobs.result_room(self._sums, {name: self._model.specs[name] for name in self._model.shared}))
         clock.lap("push")

@@ -75,8 +75,8 @@ def test_a_whole_round(ready):
     """The round of test_round_state.test_a_round_of_two_simulators_by_hand: [1, 2] becomes [1.5, 3.5]."""
     one, two = ready.clients
     assert ready.both(lambda client, _: client.fixed_sample_user_list(at())) == [
-        Share(("a",), (4,), 3, 3),
-        Share(("b", "c"), (2, 2), 3, 3),
+        Share(("a",), (4,), 3, 3, weights=(4.0,)),
+        Share(("b", "c"), (2, 2), 3, 3, weights=(2.0, 2.0)),
     ]
     assert soon(one.get_global_params, 0)["w"].tolist() == [1.0, 2.0]
     later = background(one.get_global_params, 1)  # waits for the round
