@@ -38,8 +38,13 @@ class ReadUsers:
 
     def merge(self, other: ReadUsers) -> None:
         """Adds what another has read."""
-        for uid, count in other.counts.items():
-            self.add(uid, count, other.weights.get(uid))
+        # Few users are read by both, most often none.
+        both = {uid: self.counts[uid] + other.counts[uid] for uid in self.counts.keys() & other.counts.keys()}
+        self.counts.update(other.counts)
+        self.counts.update(both)
+        self.weights.update(other.weights)
+        for uid in both:
+            self.weights.pop(uid, None)
 
 
 def _batches(uids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from protos.codec import from_bundle, to_bundle
 from protos.errors import BadInput
+from protos.stubs import tensor_pb2
 from scheduler.user_messages import ReadUsers
 from simulator import jobs
 from simulator.data_client import DataClient
@@ -77,8 +78,7 @@ def _read(
             owner = client.owner(uid)
             bundle = to_bundle(examples)
             payload = bundle.SerializeToString()
-            # As they will be in the rounds, to the layout in memory: it must be the same weight to the bit.
-            users.add(uid, count, None if weigh is None else weigh(uid, from_bundle(bundle)))
+            users.add(uid, count, None if weigh is None else weigh(uid, _as_fetched(examples, bundle)))
             batches.setdefault(owner, []).append(UserRecord(uid, job.date, job.split, (number, place), payload))
             sizes[owner] = sizes.get(owner, 0) + len(payload)
             if sizes[owner] > BATCH_BYTES:
@@ -87,3 +87,9 @@ def _read(
         for owner, records in batches.items():
             client.send_data(owner, records)
     return users
+
+
+def _as_fetched(examples: Examples, bundle: tensor_pb2.TensorBundle) -> Examples:
+    """Examples as they will be in the rounds, to their layout in memory: a weight must be the same to the bit."""
+    plain = all(rows.flags.c_contiguous and rows.dtype.isnative for rows in examples.values())
+    return examples if plain else from_bundle(bundle)

@@ -24,6 +24,22 @@ def seed_everything(key: int) -> None:
     random.seed(key)
 
 
+class _Switches:
+    """Paddle's switches for the whole process; a user who leaves gradients off would stop all training here."""
+
+    def __init__(self) -> None:
+        import paddle
+
+        self._paddle = paddle
+        self._gradients, self._dtype = paddle.is_grad_enabled(), paddle.get_default_dtype()
+
+    def put_back(self) -> None:
+        if self._paddle.is_grad_enabled() != self._gradients:
+            self._paddle.set_grad_enabled(self._gradients)
+        if self._paddle.get_default_dtype() != self._dtype:
+            self._paddle.set_default_dtype(self._dtype)
+
+
 def private_names(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """The names that match one of the patterns.
 
@@ -104,6 +120,7 @@ class ModelState:
 
     def __init__(self, model: Any, patterns: Sequence[str]) -> None:
         self.model = model
+        self._switches = _Switches()
         layers = {name: LayerState(name, layer) for name, layer in model.named_sublayers(include_self=True)}
         self._layers = list(layers.values())
         tensors = dict(model.named_parameters())
@@ -164,8 +181,8 @@ class ModelState:
     def put_back(self, shared: Mapping[str, Array] | None) -> None:
         """Makes the model what it was before any user, but for the values in the memory of its parameters.
 
-        That is: which layers, parameters and buffers there are, attributes and modes of the layers, what has a
-        gradient and that none is left, and buffers that are neither shared nor private.
+        That is: which layers, parameters and buffers there are, attributes and modes of the layers, what takes
+        gradients and that none is left, buffers that are neither shared nor private, and Paddle's own switches.
 
         Args:
             shared: values for those shared parameters whose memory a turn has left; None to take over what
@@ -173,6 +190,7 @@ class ModelState:
         """
         left = [name for name, place in self._places.items() if not place.kept]
         values = {name: self.read(name) if shared is None else shared[name] for name in left if name in self._is_shared}
+        self._switches.put_back()
         for layer in self._layers:
             layer.put_back()
         for name in left:

@@ -225,6 +225,14 @@ def test_a_local_optimizer_is_not_for_a_model_whose_parameters_were_replaced(sta
     assert sgd.is_for(model, 0.1, None)
 
 
+def test_paddles_switches_are_put_back(state):
+    paddle.set_grad_enabled(False)
+    paddle.set_default_dtype("float64")
+    state.put_back(shared_of(state, start_of(state)))
+    assert paddle.is_grad_enabled()
+    assert paddle.get_default_dtype() == "float32"
+
+
 def test_what_changed_is_seen_to_the_bit(state):
     start = start_of(state)
     start["seen"][0] = np.nan

@@ -51,7 +51,8 @@ class OneShard:
     def do(self, kind, uids):
         """Has the shard train or test users in this order; metrics by uid and the exact sums."""
         at = Round(0, DAY, self.step + 1, self.step)
-        share = Share(tuple(uids), tuple(SIZES[uid] for uid in uids), 6, len(SIZES))
+        sizes = [SIZES[uid] for uid in uids]
+        share = Share(tuple(uids), tuple(sizes), 6, len(SIZES), weights=tuple(map(float, sizes)))
         self.shard._queue.fill(len(uids))
         result = self.shard.run(kind(at, share))
         names = self.shard._model.shared if kind is jobs.TrainShare else ()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ from test_oracle import cohorts, softmax_step, user_of
 from test_round_state import DAY, NO_TIME, add_users, at, frozen, make_state, share, sums
 from tiny_task import make_data
 
+from protos.codec import from_bundle
 from protos.errors import BadInput, WrongState
+from protos.stubs import tensor_pb2
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share
 from scheduler.samplers import FixedSampler
 from scheduler.server_optimizers import Sum
 from scheduler.streams import owner_of
 from scheduler.user_messages import ReadUsers
+from simulator import jobs
+from simulator.file_reading import read_files
 from simulator.weighing import check_same_weight, weight_of, weight_of_piece
 
 WEIGHING = ROOT / "tests" / "weighing_task.py"
@@ -81,6 +86,20 @@ def test_pieces_are_counted_together_and_weighed_by_nobody_who_has_only_some():
     third.add("a", 1, 1.0)
     one.merge(third)
     assert one == ReadUsers({"a": 9, "b": 5, "c": 2, "d": 6}, {"d": 6.0})
+
+
+def test_a_piece_is_weighed_in_the_layout_it_will_have_in_the_rounds(tmp_path):
+    """Sums of an array that lies column by column, or of another byte order, may be rounded in another order."""
+    rows = np.zeros((9, 7), order="F")
+    kept = []
+    reader = SimpleNamespace(read=lambda path: [("ann", {"x": rows})])
+    client = SimpleNamespace(owner=lambda uid: 0, send_data=lambda owner, records: kept.extend(records))
+    weigh = lambda uid, examples: float(examples["x"].flags.c_contiguous)  # noqa: E731
+    job = jobs.ReadFiles(DAY, "train", ((0, tmp_path / "file"),))
+    users = read_files(reader, client, job, [0], lambda path: None, weigh)
+    fetched = from_bundle(tensor_pb2.TensorBundle.FromString(kept[0].payload))
+    assert users.weights == {"ann": weigh("ann", fetched)}
+    assert users.weights != {"ann": weigh("ann", {"x": rows})}
 
 
 # -- the scheduler -----------------------------------------------------------------
