@@ -57,7 +57,8 @@ class LayerState:
     def check(self) -> None:
         """Refuses what a turn must not change, since it would be lost or missing for the next user.
 
-        A tensor that forward keeps for later (`self.attention = ...`) is no harm: it is forgotten.
+        A tensor that forward keeps for later (`self.attention = ...`) is no harm, nor is a layer without any: it
+        is forgotten.
 
         Raises:
             BadInput: a parameter, a persistable buffer or a layer has come or gone, or another layer is in one's place.
@@ -71,6 +72,8 @@ class LayerState:
                 if now is before or (kind != "_sub_layers" and now is not None and before is not None):
                     continue
                 if before is None and kind == "_buffers" and key in self._layer._non_persistable_buffer_names_set:
+                    continue
+                if kind == "_sub_layers" and not (_holds_tensors(now) or _holds_tensors(before)):
                     continue
                 done = "removed" if now is None else "added" if before is None else "replaced"
                 raise BadInput(
@@ -92,6 +95,10 @@ class LayerState:
             self._attributes.update({key: now[key] for key in _NOTES if key in now})
             now.clear()
             now.update(self._attributes)
+
+
+def _holds_tensors(layer: Any) -> bool:
+    return layer is not None and bool(layer.parameters() or layer.buffers())
 
 
 def _same(live: dict[str, Any], made: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ class Net(nn.Layer):
         self.second.weight = self.first.weight
         self.norm = nn.BatchNorm1D(2)
         self.norm.eval()
+        self.squash = nn.ReLU()
         self.first.bias.stop_gradient = True
         self.register_buffer("seen", paddle.zeros([2]))
         self.register_buffer("steps", paddle.zeros([1], dtype="int64"))
@@ -204,7 +205,15 @@ def test_another_structure_is_refused_by_name(state, turn, told):
         state.check_structure()
 
 
-@pytest.mark.parametrize("turn", [step, in_place, other_tensors, attributes, modes_and_flags])
+def layers_without_tensors(model):
+    model.more = nn.Dropout()
+    model.squash = nn.Sequential(nn.Tanh(), nn.ReLU())
+
+
+KEEPING = [step, in_place, other_tensors, attributes, modes_and_flags, layers_without_tensors]
+
+
+@pytest.mark.parametrize("turn", KEEPING, ids=lambda turn: turn.__name__)
 def test_a_turn_that_keeps_the_structure_is_not_refused(state, turn):
     if turn is other_tensors:
         state.model.second.weight = paddle.create_parameter([2, 2], "float32")

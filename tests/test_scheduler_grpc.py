@@ -17,6 +17,7 @@ from scheduler.aggregation import ExactSum, Sums, sum_specs
 from scheduler.messages import BATCH
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share, Timings
+from scheduler.streams import owner_of
 
 W = {"w": TensorSpec("float32", (2,))}
 
@@ -66,6 +67,29 @@ def test_the_watch_ends_without_an_error_when_all_have_left(run):
     run.both(lambda client, rank: client.exit())
     assert [ends.get(timeout=WAIT), ends.get(timeout=WAIT)] == [None, None]
     assert done.result(WAIT) is None
+
+
+# -- users in several pieces -------------------------------------------------------
+
+
+def test_a_round_waits_until_all_users_are_weighed(run):
+    """Every user comes in two pieces, more of them than a message holds; each simulator weighs those it keeps."""
+    run.join()
+    soon(run.clients[0].update_global_params, {"w": np.zeros(2, np.float32)}, [])
+    counts = {**COUNTS, **{f"u{i}": 1 for i in range(3 * BATCH)}}
+    pieces = {uid: float(count) for uid, count in counts.items()}
+    asked = run.both(lambda client, rank: client.update_user_inst_num(DAY, "train", counts, pieces))
+    assert sorted(asked[0] + asked[1]) == sorted(counts)
+    assert min(map(len, asked)) > BATCH
+    assert all(owner_of(uid, (1, 2)) == rank for rank, uids in zip((1, 2), asked, strict=True) for uid in uids)
+    early = background(run.clients[0].sample_user_list, at())
+    for client, uids in zip(run.clients, asked, strict=True):
+        assert not early.done()
+        soon(client.update_user_weights, DAY, {uid: counts[uid] / 4 for uid in uids})
+        with pytest.raises(WrongState, match="has no weights of 20200101 to tell"):
+            soon(client.update_user_weights, DAY, dict.fromkeys(uids, 1.0))
+    # Both pieces count: 4 + 4 examples of a, of weight 1; the whole cohort weighs 2.
+    assert early.result(WAIT) == Share(("a",), (8,), 1, 3, weights=(1.0,))
 
 
 # -- a round -----------------------------------------------------------------------
