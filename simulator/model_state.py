@@ -64,6 +64,9 @@ class _Place:
     def __init__(self, layer: LayerState, key: str) -> None:
         self._registry, self._tensor = layer.registry_of(key)
         self._key = key
+        if not self._tensor.is_contiguous():
+            # A view of another's memory, such as a transposed one: sums and copies go through it as one row.
+            self._tensor.data = self._tensor.detach().contiguous()
         # It keeps the memory alive, too.
         self.home: Array = np.from_dlpack(self._tensor.detach())
         self._memory = self._memory_of(self._tensor)

@@ -234,6 +234,17 @@ def test_a_local_optimizer_is_not_for_a_model_whose_parameters_were_replaced(sta
     assert sgd.is_for(model, 0.1, None)
 
 
+def test_a_buffer_that_is_a_view_gets_memory_of_its_own():
+    model = nn.Linear(2, 2)
+    whole = paddle.arange(6, dtype="float32").reshape([2, 3])
+    model.register_buffer("turned", whole.t())
+    state = ModelState(model, ())
+    assert state.read("turned").tolist() == [[0, 3], [1, 4], [2, 5]]
+    state.read("turned").reshape(-1)[:] = 7
+    assert model.turned.numpy().tolist() == [[7, 7]] * 3
+    assert whole.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 def test_paddles_switches_are_put_back(state):
     paddle.set_grad_enabled(False)
     paddle.set_default_dtype("float64")
