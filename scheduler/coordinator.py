@@ -24,6 +24,7 @@ from scheduler.round_state import MAX_AHEAD, RoundState
 from scheduler.rounds import RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round
 from scheduler.stopping import GRACE_SECONDS, Stop, Stopping, StopRequest
+from scheduler.user_messages import ReadUsers
 
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD
@@ -226,19 +227,31 @@ class Coordinator:
 
     # -- users and parameters --------------------------------------------------
 
-    def add_user_counts(self, rank: int, date: str, split: str, counts: Mapping[str, int]) -> None:
-        """See `RoundState.add_user_counts`; returns when all simulators have told theirs."""
+    def add_users(self, rank: int, date: str, split: str, users: ReadUsers) -> list[str]:
+        """See `RoundState.add_users`; returns, when all simulators have told theirs, whom this one has to weigh."""
         with self._turn(rank), self._round_state() as state:
             self._check_day(date)
-            state.add_user_counts(rank, date, split, counts)
+            state.add_users(rank, date, split, users)
             self._wake()
             self._wait(lambda: state.users.ready(date, split))
+            return state.users.to_weigh(rank, date, split)
+
+    def add_weights(self, rank: int, date: str, weights: Mapping[str, float]) -> None:
+        """See `RoundState.add_weights`."""
+        with self._round_state() as state:
+            state.add_weights(rank, date, weights)
+            self._wake()
 
     def check_teller(self, rank: int, date: str, split: str) -> None:
         """See `RoundState.check_teller`; the day must be one of the run."""
         with self._round_state() as state:
             self._check_day(date)
             state.check_teller(rank, date, split)
+
+    def check_weigher(self, rank: int, date: str) -> None:
+        """See `RoundState.check_weigher`."""
+        with self._round_state() as state:
+            state.check_weigher(rank, date)
 
     def set_initial(self, params: Tensors, private: Sequence[str]) -> None:
         """See `GlobalModel.set_initial`."""
@@ -306,11 +319,11 @@ class Coordinator:
             return state.share_size(rank, at, phase)
 
     def train_shares(self, rank: int, at: Round, rounds: int, kind: str | None) -> dict[int, Share]:
-        """See `RoundState.train_shares`; waits until the first round is near."""
+        """See `RoundState.train_shares`; waits until the first round is near and the day's users are weighed."""
         with self._turn(rank), self._round_state() as state:
             self._check_near(state, at.step)
             # A simulator that has pushed a round may ask for the next before all have.
-            self._wait(lambda: state.step + MAX_AHEAD > at.step)
+            self._wait(lambda: state.step + MAX_AHEAD > at.step and state.users.weighed(at.date))
             return state.train_shares(rank, at, rounds, kind)
 
     def push(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from protos.codec import MAX_NAME
 from protos.errors import BadInput, TooLarge
@@ -17,9 +18,8 @@ from scheduler.stopping import Stop
 
 # Users in one message: far below the bound of a message with the longest uids.
 BATCH = 5_000
-# Of one simulator's report of a day and split; examples of one user; days of a run; private names.
+# Of one simulator's report of a day and split; days of a run; private names.
 MAX_USERS = 20_000_000
-MAX_EXAMPLES = 1 << 40
 MAX_DAYS = 10_000
 MAX_NAMES = 1 << 16
 _DATE = re.compile(r"[0-9]{8}")
@@ -157,6 +157,7 @@ def shares_to_messages(shares: Mapping[int, Share]) -> Iterator[pb.Assignment]:
                 cohort_size=share.cohort_size,
                 step=step,
                 sizes=share.sizes if start == 0 else (),
+                weights=share.weights[start : start + BATCH],
             )
 
 
@@ -164,56 +165,34 @@ def shares_from_messages(messages: Iterable[pb.Assignment]) -> dict[int, Share]:
     """Puts shares together, by step."""
     shares: dict[int, Share] = {}
     for message in messages:
-        uids, counts, sizes = tuple(message.uids), tuple(message.counts), tuple(message.sizes)
+        share = Share(
+            uids=tuple(message.uids),
+            counts=tuple(message.counts),
+            exponent=message.scale_exponent,
+            cohort_size=message.cohort_size,
+            sizes=tuple(message.sizes),
+            weights=tuple(message.weights),
+        )
         if (begun := shares.get(message.step)) is not None:
-            uids, counts, sizes = begun.uids + uids, begun.counts + counts, begun.sizes
-        shares[message.step] = Share(uids, counts, message.scale_exponent, message.cohort_size, sizes)
+            share = replace(
+                begun,
+                uids=begun.uids + share.uids,
+                counts=begun.counts + share.counts,
+                weights=begun.weights + share.weights,
+            )
+        shares[message.step] = share
     return shares
 
 
-def counts_to_messages(rank: int, date: str, split: str, counts: Mapping[str, int]) -> Iterator[pb.UserInstNum]:
-    """Users' example counts as messages, at least one."""
-    uids = list(counts)
-    for start in range(0, max(1, len(uids)), BATCH):
-        part = uids[start : start + BATCH]
-        yield pb.UserInstNum(rank=rank, date=date, split=split, uids=part, counts=[counts[u] for u in part])
-
-
-def counts_from_messages(
-    messages: Iterable[pb.UserInstNum], check: Callable[[int, str, str], None] | None = None
-) -> tuple[int, str, str, dict[str, int]]:
-    """Rank, date, split and counts.
-
-    Args:
-        messages: of the call.
-        check: told rank, date and split as soon as they are known; raises if they cannot be right.
+def check_weight(uid: str, weight: float) -> float:
+    """The weight, if it is one.
 
     Raises:
-        BadInput: no message, as many uids as counts not, a uid twice, more examples than can be.
-        TooLarge: too many users.
+        BadInput: NaN, infinite or negative.
     """
-    rank, date, split = 0, "", ""
-    counts: dict[str, int] = {}
-    for number, message in enumerate(messages):
-        if number == 0:
-            rank, date, split = message.rank, check_date(message.date), message.split
-            if check is not None:
-                check(rank, date, split)
-        elif not message.uids:
-            raise BadInput(f"rank {rank}, date {date}: a message without users after the first")
-        if len(message.uids) != len(message.counts):
-            raise BadInput(f"rank {rank}: {len(message.uids)} uids but {len(message.counts)} counts")
-        if len(counts) + len(message.uids) > MAX_USERS:
-            raise TooLarge(f"rank {rank}, date {date}: more than {MAX_USERS} users")
-        for uid, count in zip(message.uids, message.counts, strict=True):
-            if uid in counts:
-                raise BadInput(f"rank {rank}, date {date}: uid {uid!r} came twice")
-            if count > MAX_EXAMPLES:
-                raise BadInput(f"rank {rank}, date {date}: uid {uid!r} has {count} examples, more than {MAX_EXAMPLES}")
-            counts[check_uid(uid)] = count
-    if not date:
-        raise BadInput("an empty stream of user counts")
-    return rank, date, split, counts
+    if not 0 <= weight < math.inf:
+        raise BadInput(f"uid {uid!r} has weight {weight}; it must be finite and not negative")
+    return weight
 
 
 def check_private_names(names: Sequence[str]) -> Sequence[str]:

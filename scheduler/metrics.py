@@ -23,7 +23,7 @@ class UserResult:
     Attributes:
         uid: the user.
         examples: of its data.
-        weight: of its delta in the mean; 0 in an evaluation.
+        weight: of its delta in the mean; 0 where nothing is averaged.
         metrics: name -> (sum, count).
     """
 

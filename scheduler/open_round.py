@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from protos.errors import AlreadyDone, BadInput, WrongState
+from protos.errors import AlreadyDone, WrongState
 from scheduler.metrics import UserResult
-from scheduler.rounds import TRAIN, RoundRecord, Share, Timings
+from scheduler.rounds import RoundRecord, Share, Timings
 from scheduler.samplers import Round
 
 
@@ -44,6 +43,11 @@ class OpenRound:
         return next(iter(self.shares.values())).exponent
 
     @property
+    def weights(self) -> list[float]:
+        """Of all users in the mean of deltas."""
+        return [weight for share in self.shares.values() for weight in share.weights]
+
+    @property
     def peer_users(self) -> int:
         """Users of the simulators that exchange among themselves."""
         return sum(next(iter(self.shares.values())).sizes)
@@ -65,18 +69,19 @@ class OpenRound:
         """Whether a simulator's report can be right.
 
         Raises:
-            WrongState, AlreadyDone: as `share_of`, or the users are not those of its share.
-            BadInput: a weight that is none.
+            WrongState, AlreadyDone: as `share_of`, or users, examples or weights are not those of its share.
         """
         share = self.share_of(rank, at)
         if sorted(r.uid for r in results) != sorted(share.uids):
             odd = {r.uid for r in results} ^ set(share.uids)
             raise WrongState(f"{where(at)}: rank {rank}'s users are not those of its share: {sorted(odd)[:3]}")
         known = dict(zip(share.uids, share.counts, strict=True))
+        # None where nothing is averaged.
+        weights = dict(zip(share.uids, share.weights, strict=bool(share.weights)))
         for result in results:
-            possible = math.isfinite(result.weight) and result.weight >= 0
-            if not possible or (self.phase == TRAIN and result.weight == 0):
-                raise BadInput(f"{where(at)}: uid {result.uid!r} has weight {result.weight}; it must be above 0")
+            weight = weights.get(result.uid, result.weight)
+            if result.weight != weight:
+                raise WrongState(f"{where(at)}: uid {result.uid!r} came with weight {result.weight}, it has {weight}")
             if result.examples != known[result.uid]:
                 raise WrongState(
                     f"{where(at)}: uid {result.uid!r} came with {result.examples} examples, it has {known[result.uid]}"

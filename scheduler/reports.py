@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from protos.errors import BadInput, TooLarge, WrongState
 from protos.stubs import scheduler_server_pb2 as pb
-from scheduler.messages import BATCH, MAX_USERS, check_date, check_name, check_uid, key_to_message
+from scheduler.messages import BATCH, MAX_USERS, check_date, check_name, check_uid, check_weight, key_to_message
 from scheduler.metrics import NO_METRICS, UserResult
 from scheduler.rounds import Timings
 from scheduler.samplers import Round
 
 MAX_METRICS = 100
-# Far from where the weights of a cohort, or what they are multiplied with, leave float64.
-MIN_WEIGHT, MAX_WEIGHT = 1e-18, 1e18
 
 
 def result_to_message(result: UserResult) -> pb.UserResult:
@@ -33,11 +31,7 @@ def result_from_message(message: pb.UserResult) -> UserResult:
     uid = check_uid(message.uid)
     if len(message.metrics) > MAX_METRICS:
         raise TooLarge(f"uid {uid!r}: {len(message.metrics)} metrics; at most {MAX_METRICS} are allowed")
-    # In an evaluation weights are 0.
-    if message.weight != 0 and not MIN_WEIGHT <= message.weight <= MAX_WEIGHT:
-        raise BadInput(
-            f"uid {uid!r} has weight {message.weight}; it must be above 0, from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}"
-        )
+    check_weight(uid, message.weight)
     metrics = {}
     for name, pair in message.metrics.items():
         check_name(f"uid {uid!r}: a metric's name", name)

@@ -15,7 +15,7 @@ import numpy as np
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import BadInput, NotFound, WrongState
-from scheduler.aggregation import Sums, mean_factor, scale_exponent, total_weight
+from scheduler.aggregation import Sums, mean_factor, scale_exponent
 from scheduler.checkpoints import Snapshot
 from scheduler.day_users import DayUsers
 from scheduler.global_model import GlobalModel
@@ -26,6 +26,7 @@ from scheduler.placement import place
 from scheduler.pushed_sums import PushedSums
 from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
 from scheduler.samplers import Round, UserTable, check_cohort
+from scheduler.user_messages import ReadUsers
 
 # Rounds whose users may be asked for at once, and before they are due.
 MAX_AHEAD = 32
@@ -48,7 +49,7 @@ class RoundState:
         self.step = 0
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
-        self.users = DayUsers(len(lanes))
+        self.users = DayUsers(tuple(self._lanes), rules.weighs)
         self._day = ""
         # The round that is due and those after it whose users are known, by step.
         self._known: dict[int, OpenRound] = {}
@@ -58,13 +59,13 @@ class RoundState:
 
     # -- users ---------------------------------------------------------------
 
-    def add_user_counts(self, rank: int, date: str, split: str, counts: Mapping[str, int]) -> None:
+    def add_users(self, rank: int, date: str, split: str, users: ReadUsers) -> None:
         """Takes what one simulator has read of a day.
 
         Raises:
             AlreadyDone: the simulator has reported this day and split.
-            BadInput: a user without examples, an unknown split; or, with the last
-                report, a day on which a round cannot be sampled.
+            BadInput: a user without examples, weights where none are, an unknown split; or, with the
+                last report, a day on which a round cannot be sampled.
         """
         self.check_rank(rank)
 
@@ -73,14 +74,25 @@ class RoundState:
                 self.rules.sampler.check(table, date, range(self.step, self._day_end()))
                 self._day = date
 
-        if self.users.add(rank, date, split, counts, check):
+        if self.users.add(rank, date, split, users, check):
             # Loading is no part of the round that follows it.
             self._last_end = None
 
     def check_teller(self, rank: int, date: str, split: str) -> None:
-        """Whether a simulator may tell its users of a day; raises as `add_user_counts`."""
+        """Whether a simulator may tell its users of a day; raises as `add_users`."""
         self.check_rank(rank)
         self.users.check_teller(rank, date, split)
+
+    def check_weigher(self, rank: int, date: str) -> None:
+        """Whether a simulator may tell weights of a day; raises as `DayUsers.check_weigher`."""
+        self.check_rank(rank)
+        self.users.check_weigher(rank, date)
+
+    def add_weights(self, rank: int, date: str, weights: Mapping[str, float]) -> None:
+        """Takes weights; raises as `DayUsers.add_weights`."""
+        self.check_rank(rank)
+        self.users.add_weights(rank, date, weights)
+        self._last_end = None
 
     # -- parameters ----------------------------------------------------------
 
@@ -146,7 +158,8 @@ class RoundState:
             Shares by step.
 
         Raises:
-            WrongState: the rounds are not those that are due, or the run has another sampler.
+            WrongState: the rounds are not those that are due, users are not weighed yet, or the run has
+                another sampler.
             NotFound: the day's users are not known.
             BadInput: too many rounds at once.
         """
@@ -302,14 +315,38 @@ class RoundState:
         # Without federation one shard trains all, in the cohort's order.
         in_order = phase == TRAIN and not self.rules.federated
         placed = [list(range(len(cohort))), *([] for _ in lanes[1:])] if in_order else place(counts, lanes)
-        exponent = scale_exponent(sum(counts) if self.rules.optimizer.weighted else len(cohort))
+        weights = self._weights(at, cohort) if phase == TRAIN and self.rules.federated else ()
+        exponent = scale_exponent(weights) if weights else 0
         by_rank = dict(zip(self._lanes, placed, strict=True))
         sizes = tuple(len(by_rank[rank]) for rank in self._pushed.group)
         shares = {
-            rank: Share(tuple(cohort[i] for i in mine), tuple(counts[i] for i in mine), exponent, len(cohort), sizes)
+            rank: Share(
+                uids=tuple(cohort[i] for i in mine),
+                counts=tuple(counts[i] for i in mine),
+                exponent=exponent,
+                cohort_size=len(cohort),
+                sizes=sizes,
+                weights=tuple(weights[i] for i in mine) if weights else (),
+            )
             for rank, mine in by_rank.items()
         }
         return OpenRound(phase, at, cohort, shares)
+
+    def _weights(self, at: Round, cohort: Sequence[str]) -> tuple[float, ...]:
+        """The weights of a cohort in the mean of deltas.
+
+        Raises:
+            BadInput: nobody counts.
+        """
+        if not self.rules.weighs:
+            return (1.0,) * len(cohort)
+        weights = self.users.weights(at.date, cohort)
+        if not any(weights):
+            raise BadInput(
+                f"{where(at)}: all {len(cohort)} users of the cohort have weight 0, so there is no mean of their "
+                "deltas; the trainer's weight must be above 0 for some of any cohort, or --sample-num larger"
+            )
+        return weights
 
     def share_size(self, rank: int, at: Round, phase: str) -> int:
         """How many users a simulator reports in the round or evaluation that is on; raises as `push`."""
@@ -324,7 +361,7 @@ class RoundState:
         return round_
 
     def _finish_round(self, round_: OpenRound) -> RoundRecord:
-        factor = mean_factor(total_weight(r.weight for r in round_.results), round_.exponent)
+        factor = mean_factor(round_.weights, round_.exponent)
         self.model.move(self._pushed.take(round_), factor, len(round_.cohort))
         return self._close_round(round_)
 

@@ -34,6 +34,11 @@ class Rules:
     rounds: int = 100
     exchange: Exchange = "auto"
 
+    @property
+    def weighs(self) -> bool:
+        """Whether users count by their weight."""
+        return self.federated and self.optimizer.weighted
+
 
 @dataclass(frozen=True)
 class Share:
@@ -45,6 +50,7 @@ class Share:
         exponent: grid of the round's sums.
         cohort_size: users of all simulators.
         sizes: users of each simulator of the group that exchanges, in its order; empty without one.
+        weights: of each user in the mean; empty where nothing is averaged.
     """
 
     uids: tuple[str, ...]
@@ -52,6 +58,7 @@ class Share:
     exponent: int = 0
     cohort_size: int = 0
     sizes: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,14 @@ class UserTable:
         Raises:
             NotFound: the uid is not in the table.
         """
+        return int(self.counts[self.place(uid)])
+
+    def place(self, uid: str) -> int:
+        """Where a user is in the table; raises as `count`."""
         i = bisect_left(self.uids, uid)
         if i == len(self.uids) or self.uids[i] != uid:
             raise NotFound(f"unknown uid {uid!r}")
-        return int(self.counts[i])
+        return i
 
     def qualifying(self, min_ins_num: int) -> list[str]:
         """The uids with at least `min_ins_num` examples, sorted."""

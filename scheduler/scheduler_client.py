@@ -16,7 +16,6 @@ from scheduler.checkpoints import Offer, Segment
 from scheduler.messages import (
     Layout,
     SimulatorInfo,
-    counts_to_messages,
     handle_from_message,
     handle_to_message,
     info_from_message,
@@ -33,6 +32,7 @@ from scheduler.reports import report_head, report_tail
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
 from scheduler.stopping import Stop
+from scheduler.user_messages import ReadUsers, users_to_messages, weights_to_messages
 
 
 class SchedulerClient:
@@ -105,15 +105,27 @@ class SchedulerClient:
 
     # -- users -------------------------------------------------------------------
 
-    def update_user_inst_num(self, date: str, split: str, counts: Mapping[str, int]) -> None:
+    def update_user_inst_num(
+        self, date: str, split: str, counts: Mapping[str, int], weights: Mapping[str, float] | None = None
+    ) -> list[str]:
         """Tells the users of a day this simulator has read; returns when all have told theirs.
 
         Args:
             date: the day.
             split: "train" or "test".
             counts: uid -> examples.
+            weights: uid -> weight, of those of whom it has read one piece; see `DayUsers`.
+
+        Returns:
+            Users whose weights this simulator has to tell with `update_user_weights`.
         """
-        self._caller.call(self._stub.UpdateUserInstNum, counts_to_messages(self._rank, date, split, counts))
+        users = ReadUsers(dict(counts), dict(weights or {}))
+        told = users_to_messages(self._rank, date, split, users)
+        return [uid for part in self._caller.stream(self._stub.UpdateUserInstNum, told) for uid in part.uids]
+
+    def update_user_weights(self, date: str, weights: Mapping[str, float]) -> None:
+        """Tells the weights of users, uid -> weight, that `update_user_inst_num` has asked for."""
+        self._caller.call(self._stub.UpdateUserWeights, weights_to_messages(self._rank, date, weights))
 
     def sample_user_list(self, at: Round) -> Share:
         """This simulator's share of the round's cohort, whatever the run's sampler."""

@@ -22,7 +22,6 @@ from scheduler.coordinator import Coordinator
 from scheduler.messages import (
     Layout,
     check_private_names,
-    counts_from_messages,
     handle_from_message,
     handle_to_message,
     info_from_message,
@@ -36,6 +35,7 @@ from scheduler.metrics import reduce_metrics
 from scheduler.reports import ReportReader
 from scheduler.rounds import TEST, TRAIN
 from scheduler.samplers import Round
+from scheduler.user_messages import names_to_messages, users_from_messages, weights_from_messages
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._maps: dict[int, dict[MemoryHandle, Sums]] = {}
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
-        for name in ("Register", "RequestStop", "ReportFailure", "UpdateUserInstNum", "ChooseExchange",
+        for name in ("Register", "RequestStop", "ReportFailure", "UpdateUserWeights", "ChooseExchange",
                      "UpdateGlobalParams", "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound", "GetSharedMemory",
                      "UpdateTestMetrics", "ReportSegments", "GetCheckpoints", "Restore", "Exit"):  # fmt: skip
             setattr(self, name, unary(getattr(self, name)))
-        for name in ("Exchange", "Watch", "SampleUsersToTrain", "SampleUsersWithHash", "FixedUsersToTrain",
-                     "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
+        for name in ("Exchange", "Watch", "UpdateUserInstNum", "SampleUsersToTrain", "SampleUsersWithHash",
+                     "FixedUsersToTrain", "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
             setattr(self, name, stream(getattr(self, name)))
 
     def _crashed(self, error: BaseException) -> None:
@@ -100,10 +100,17 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._do.report_failure(request.rank, request.message)
         return pb.Empty()
 
-    def UpdateUserInstNum(self, request: Iterable[pb.UserInstNum], context: Any) -> pb.Empty:  # noqa: N802, D102
-        told = counts_from_messages(request, self._do.check_teller)
+    def UpdateUserInstNum(  # noqa: N802, D102
+        self, request: Iterable[pb.UserInstNum], context: Any
+    ) -> Iterator[pb.UserNames]:
+        told = users_from_messages(request, self._do.check_teller)
         confirm_end(context)
-        self._do.add_user_counts(*told)
+        yield from names_to_messages(self._do.add_users(*told))
+
+    def UpdateUserWeights(self, request: Iterable[pb.UserWeights], context: Any) -> pb.Empty:  # noqa: N802, D102
+        told = weights_from_messages(request, self._do.check_weigher)
+        confirm_end(context)
+        self._do.add_weights(*told)
         return pb.Empty()
 
     def SampleUsersToTrain(self, request: pb.SampleRequest, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,3 +32,8 @@ def stream_of(key: int) -> np.random.Generator:
 def uid_hash(uid: str) -> int:
     """A 64-bit hash of a uid, the same on every machine and in every run."""
     return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest(), "little")
+
+
+def owner_of(uid: str, ranks: Sequence[int]) -> int:
+    """The rank of the simulator, of all of them in order, that keeps a user."""
+    return ranks[uid_hash(uid) % len(ranks)]

@@ -12,17 +12,12 @@ from protos.errors import NotFound
 from protos.payloads import join_bundles, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
-from scheduler.streams import uid_hash
+from scheduler.streams import owner_of
 from simulator.examples import Examples, join_examples
 from simulator.store import UserRecord, UserStore
 
 # Users of a checkpoint handed over together, and their bytes.
 BATCH, BATCH_BYTES = 500, 8 << 20
-
-
-def owner_of(uid: str, ranks: tuple[int, ...]) -> int:
-    """The rank of the simulator whose data server owns a uid."""
-    return ranks[uid_hash(uid) % len(ranks)]
 
 
 class DataClient:

@@ -104,8 +104,11 @@ class DayPlayer:
         files = self._files(data / date, split) if (data / date).is_dir() else []
         listings = self._client.exchange(f"files/{date}/{split}", listing(data, files))
         mine = deal_files(listings, self._lanes, self._rank, f"{data / date}: {split}")
-        counts = self._pool.read_files(date, split, [(number, data / name) for number, name in mine])
-        self._client.update_user_inst_num(date, split, counts)
+        read = self._pool.read_files(date, split, [(number, data / name) for number, name in mine])
+        # All data is at its owners when this returns, so that users whose data came in pieces can be weighed.
+        pieces = self._client.update_user_inst_num(date, split, read.counts, read.weights)
+        if pieces:
+            self._client.update_user_weights(date, self._pool.weigh(date, pieces))
 
     def _play_round(self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None) -> None:
         """Pull, train, push; see `ShardPool.train` for what follows."""

@@ -8,18 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import BadInput, TooLarge
-from protos.payloads import pack
+from protos.payloads import pack, unpack
+from scheduler.user_messages import ReadUsers
 from simulator import jobs
 from simulator.data_client import DataClient
-from simulator.examples import check_examples
+from simulator.examples import Examples, check_examples
 from simulator.store import UserRecord, check_size
 
 BATCH_BYTES = 8 << 20
 
 
+# A user's weight, from a piece of its examples.
+Weigh = Callable[[str, Examples], float | None]
+
+
 def read_files(
-    reader: Any, client: DataClient, job: jobs.ReadFiles, turns: Iterable[int], at_file: Callable[[Path], None]
-) -> dict[str, int]:
+    reader: Any,
+    client: DataClient,
+    job: jobs.ReadFiles,
+    turns: Iterable[int],
+    at_file: Callable[[Path], None],
+    weigh: Weigh | None,
+) -> ReadUsers:
     """Reads files and hands their users to the data servers that own them.
 
     Args:
@@ -28,9 +38,10 @@ def read_files(
         job: the files.
         turns: which of them are this shard's, one after another.
         at_file: told of each file before it is opened.
+        weigh: None if users are not weighed.
 
     Returns:
-        uid -> examples that were read here.
+        What was read here.
 
     Raises:
         BadInput: a user's examples cannot be right; with the file and the uid.
@@ -38,15 +49,20 @@ def read_files(
     # Parsing makes millions of objects and no cycles: looking for some takes half of the time.
     gc.disable()
     try:
-        return _read(reader, client, job, turns, at_file)
+        return _read(reader, client, job, turns, at_file, weigh)
     finally:
         gc.enable()
 
 
 def _read(
-    reader: Any, client: DataClient, job: jobs.ReadFiles, turns: Iterable[int], at_file: Callable[[Path], None]
-) -> dict[str, int]:
-    counts: dict[str, int] = {}
+    reader: Any,
+    client: DataClient,
+    job: jobs.ReadFiles,
+    turns: Iterable[int],
+    at_file: Callable[[Path], None],
+    weigh: Weigh | None,
+) -> ReadUsers:
+    users = ReadUsers()
     for i in turns:
         number, path = job.files[i]
         at_file(path)
@@ -55,12 +71,13 @@ def _read(
         for place, (uid, examples) in enumerate(reader.read(path)):
             uid = str(uid)
             try:
-                counts[uid] = counts.get(uid, 0) + check_examples(uid, examples)
+                count = check_examples(uid, examples)
                 payload = pack(examples)
                 check_size(uid, payload)
             except (BadInput, TooLarge) as error:
                 raise BadInput(f"{path}: {error}") from error
             owner = client.owner(uid)
+            users.add(uid, count, None if weigh is None else weigh(uid, _as_fetched(examples, payload)))
             batches.setdefault(owner, []).append(UserRecord(uid, job.date, job.split, (number, place), payload))
             sizes[owner] = sizes.get(owner, 0) + len(payload)
             if sizes[owner] > BATCH_BYTES:
@@ -68,4 +85,10 @@ def _read(
                 sizes[owner] = 0
         for owner, records in batches.items():
             client.send_data(owner, records)
-    return counts
+    return users
+
+
+def _as_fetched(examples: Examples, payload: bytes) -> Examples:
+    """Examples as they will be in the rounds, to their layout in memory: a weight must be the same to the bit."""
+    plain = all(rows.flags.c_contiguous and rows.dtype.isnative for rows in examples.values())
+    return examples if plain else unpack(payload)

@@ -75,11 +75,19 @@ class Setup:
 
 @dataclass(frozen=True)
 class ReadFiles:
-    """Read files of a day from the queue; answered with uid -> examples."""
+    """Read files of a day from the queue; answered with `ReadUsers`."""
 
     date: str
     split: str
     files: tuple[tuple[int, Path], ...]
+
+
+@dataclass(frozen=True)
+class WeighUsers:
+    """Weigh users from the queue whose examples came in several pieces; answered with uid -> weight."""
+
+    date: str
+    uids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,7 @@ class Go:
 # they first were, to one that takes the place of a dead one.
 LASTING = (Connect, Setup, BuildModel, Attach, UseMemory, StartPrivate)
 # Jobs whose parts are taken from the queue, so that another shard can do them after a death.
-QUEUED = (ReadFiles, TrainShare, TrainInTurn, EvaluateShare)
+QUEUED = (ReadFiles, WeighUsers, TrainShare, TrainInTurn, EvaluateShare)
 
 
 @dataclass(frozen=True)
@@ -217,12 +225,15 @@ def describe_part(job: Any, number: int) -> str:
     """A numbered part of a `QUEUED` job, for errors."""
     if isinstance(job, ReadFiles):
         return f"file {job.files[number][1]}"
+    if isinstance(job, WeighUsers):
+        return f"date {job.date}, uid {job.uids[number]!r}"
     return describe_turn(job.share.uids[number], job.at)
 
 
 def describe_again(job: Any, parts: int) -> str:
     """What is done again of a `QUEUED` job."""
-    what, done = {ReadFiles: ("file", "read"), EvaluateShare: ("user", "tested")}.get(type(job), ("user", "trained"))
+    kinds = {ReadFiles: ("file", "read"), WeighUsers: ("user", "weighed"), EvaluateShare: ("user", "tested")}
+    what, done = kinds.get(type(job), ("user", "trained"))
     return f"{parts} {what} is {done} again" if parts == 1 else f"{parts} {what}s are {done} again"
 
 

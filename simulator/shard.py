@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,17 @@ from protos.errors import BadInput, FLError
 from protos.shared_arrays import SharedArrays
 from scheduler.aggregation import ExactSum, Sums, sum_specs
 from scheduler.metrics import Pair, UserResult
-from scheduler.rounds import TRAIN, Timings
+from scheduler.rounds import TEST, TRAIN, Timings
 from scheduler.samplers import Round
 from scheduler.streams import stream_key, stream_of
+from scheduler.user_messages import ReadUsers
 from simulator import jobs
 from simulator.data_client import DataClient
 from simulator.examples import Examples
 from simulator.file_reading import read_files
 from simulator.signals import leave_to_simulator
 from simulator.store import UserStore
+from simulator.weighing import check_same_weight, weight_of, weight_of_piece
 from simulator.work_queue import WorkQueue
 
 # Of examples fetched before their round.
@@ -65,7 +67,8 @@ class Shard:
         self._private_start: Any = None
         self._params: SharedArrays | None = None
         self._sums: Sums | None = None
-        self._checked_rows = False
+        self._rows: Any = None
+        self._evaluation: Any = None
         # Examples of the round to come, by date and uid.
         self._fetched: dict[tuple[str, str], Examples] = {}
         self.where = ""
@@ -74,6 +77,7 @@ class Shard:
             jobs.Prepare: self._prepare,
             jobs.Setup: self._setup,
             jobs.ReadFiles: self._read_files,
+            jobs.WeighUsers: self._weigh_users,
             jobs.BuildModel: self._build_model,
             jobs.Attach: self._attach,
             jobs.UseMemory: self._use_memory,
@@ -100,8 +104,17 @@ class Shard:
     def _setup(self, job: jobs.Setup) -> None:
         self._is.reader.setup(job.shared)
 
-    def _read_files(self, job: jobs.ReadFiles) -> dict[str, int]:
-        return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file)
+    def _read_files(self, job: jobs.ReadFiles) -> ReadUsers:
+        weigh = partial(weight_of_piece, self._is.trainer) if self._is.weighted and job.split == TRAIN else None
+        return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file, weigh)
+
+    def _weigh_users(self, job: jobs.WeighUsers) -> dict[str, float]:
+        weights = {}
+        for i in self._jobs():
+            uid = job.uids[i]
+            self.where = jobs.describe_part(job, i)
+            weights[uid] = weight_of(self._is.trainer, uid, self._client.get_data_by_uid(uid, job.date, TRAIN))
+        return weights
 
     def _at_file(self, path: Path) -> None:
         self.where = f"file {path}"
@@ -118,11 +131,14 @@ class Shard:
     # -- model -----------------------------------------------------------------
 
     def _build_model(self, job: jobs.BuildModel) -> jobs.ModelSchema:
+        from simulator.evaluation import Evaluation
         from simulator.model_state import build_model
+        from simulator.touched_rows import TouchedRows
 
         self.where = f"{type(self._is.trainer).__name__}.make_model"
         model = self._model = build_model(self._is.trainer, self._is.seed, self._is.private)
         leave_to_simulator()
+        self._rows, self._evaluation = TouchedRows(model), Evaluation(model)
         # What Paddle's import left behind stays for good: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
@@ -168,89 +184,94 @@ class Shard:
                 room -= sum(rows.nbytes for rows in examples.values())
 
     def _train_share(self, job: jobs.TrainShare) -> jobs.ShareResult:
-        assert self._params is not None
         assert self._sums is not None
         clock, results = _Clock(), []
-        self._model.load(self._params.arrays)
+        shared = self._begin_share()
+        self._rows.begin_share()
         exact = ExactSum(self._sums, job.share.cohort_size, job.share.exponent)
         for i in self._jobs():
             uid = job.share.uids[i]
-            examples = self._load_user(uid, job.at, TRAIN)
+            examples = self._load_user(uid, job.at, TRAIN, shared)
+            # Before training, which might change the examples.
+            weight, rows = self._weight(uid, examples, job.share.weights[i]), self._is.trainer.touched_rows(examples)
+            self._rows.before(uid, rows, shared)
             clock.lap("pull")
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
-            weight = self._is.trainer.weight(examples) if self._is.weighted else 1.0
-            self._take_delta(exact, uid, examples, weight)
+            self._rows.after_training(rows, shared)
+            for name in self._model.shared:
+                # The model then holds the round's parameters again.
+                exact.take(name, self._model.read(name), shared[name], weight, uid, rows.get(name))
             self._store_private(uid, job.at)
             results.append(UserResult(uid, job.share.counts[i], weight, metrics))
             clock.lap("push")
+        self._model.put_back(shared)
+        self._rows.end_share(shared)
         # Those of users that another shard has trained.
         self._fetched.clear()
         return jobs.ShareResult(results, clock.timings())
 
-    def _take_delta(self, exact: ExactSum, uid: str, examples: Examples, weight: float) -> None:
-        """Adds a user's delta to the sums; the model then holds the round's parameters again."""
-        assert self._params is not None
-        rows = self._is.trainer.touched_rows(examples)
-        if rows and not self._checked_rows:
-            self._check_rows(uid, rows)
-        for name in self._model.shared:
-            exact.take(name, self._model.read(name), self._params[name], weight, uid, rows.get(name))
+    def _weight(self, uid: str, examples: Examples, told: float) -> float:
+        if self._is.weighted:
+            check_same_weight(self._is.trainer, uid, weight_of(self._is.trainer, uid, examples), told)
+        return told
 
-    def _check_rows(self, uid: str, rows: dict[str, Any]) -> None:
-        """Holds the trainer to what it says of the rows that training can change, for its first user."""
+    def _begin_share(self) -> Tensors:
+        """Has the model hold the shared parameters as they are now, whatever the last share has left; returns them."""
         assert self._params is not None
-        for name in set(rows) & set(self._model.shared):
-            changed = (self._model.read(name) != self._params[name]).reshape(len(self._params[name]), -1).any(axis=1)
-            changed[rows[name]] = False
-            if changed.any():
-                raise BadInput(
-                    f"uid {uid!r}: touched_rows leaves out row {int(np.argmax(changed))} of {name!r}, which training "
-                    "has changed; correct the trainer's touched_rows or return {}"
-                )
-        self._checked_rows = True
+        self._model.put_back(self._params.arrays)
+        self._model.load(self._params.arrays)
+        return self._params.arrays
 
     def _train_in_turn(self, job: jobs.TrainInTurn) -> jobs.ShareResult:
-        assert self._params is not None
         assert self._sums is not None
         clock, results = _Clock(), []
-        self._model.load(self._params.arrays)
+        self._begin_share()
         for i in self._jobs():
             uid = job.share.uids[i]
-            examples = self._load_user(uid, job.at, TRAIN)
+            # The shared parameters go on from user to user.
+            examples = self._load_user(uid, job.at, TRAIN, None)
             clock.lap("pull")
             metrics = self._train_user(uid, job.at, examples)
             clock.lap("train")
             self._store_private(uid, job.at)
-            results.append(UserResult(uid, job.share.counts[i], self._is.trainer.weight(examples), metrics))
+            results.append(UserResult(uid, job.share.counts[i], 0.0, metrics))
             clock.lap("push")
         self._write_params(jobs.result_room(self._sums, {name: self._model.specs[name] for name in self._model.shared}))
         clock.lap("push")
         return jobs.ShareResult(results, clock.timings())
 
     def _evaluate_share(self, job: jobs.EvaluateShare) -> jobs.ShareResult:
-        assert self._params is not None
-        clock, results = _Clock(), []
-        self._model.load(self._params.arrays)
-        self._model.model.eval()
-        for i in self._jobs():
+        clock = _Clock()
+        shared = self._begin_share()
+
+        def test(i: int) -> UserResult:
             uid = job.share.uids[i]
-            examples = self._load_user(uid, job.at, "test")
+            examples = self._load_user(uid, job.at, TEST, shared)
             clock.lap("pull")
-            turn = self._turn("test", uid, job.at)
-            metrics = self._is.trainer.evaluate_user(self._model.model, examples, turn)
-            results.append(UserResult(uid, job.share.counts[i], 0.0, _checked(metrics)))
+            self._model.model.eval()
+            metrics = self._is.trainer.evaluate_user(self._model.model, examples, self._turn("test", uid, job.at))
             clock.lap("train")
+            return UserResult(uid, job.share.counts[i], 0.0, _checked(metrics))
+
+        results = self._evaluation.run(self._jobs(), shared, test)
         return jobs.ShareResult(results, clock.timings())
 
-    def _load_user(self, uid: str, at: Round, split: str) -> Examples:
-        """Fetches a user's examples and puts its private parameters into the model."""
+    def _load_user(self, uid: str, at: Round, split: str, shared: Tensors | None) -> Examples:
+        """Fetches a user's examples and puts its private parameters into the model, from which the last user is gone.
+
+        Args:
+            uid: the user.
+            at: the round.
+            split: of the examples.
+            shared: see `ModelState.put_back`.
+        """
         self.where = jobs.describe_turn(uid, at)
         examples = self._examples(uid, at.date, split)
+        self._model.put_back(shared)
         if self._model.private:
             private = self._client.get_param_by_uid(uid, at.step)
             self._model.load(self._private_start.of(uid) if private is None else private)
-        self._model.reset_fixed()
         return examples
 
     def _examples(self, uid: str, date: str, split: str) -> Examples:
@@ -260,7 +281,9 @@ class Shard:
     def _train_user(self, uid: str, at: Round, examples: Examples) -> dict[str, Pair]:
         self._model.model.train()
         turn = self._turn("train", uid, at)
-        return _checked(self._is.trainer.train_user(self._model.model, examples, turn))
+        metrics = _checked(self._is.trainer.train_user(self._model.model, examples, turn))
+        self._model.check_structure()
+        return metrics
 
     def _turn(self, phase: str, uid: str, at: Round) -> Turn:
         from simulator.model_state import seed_everything

@@ -1,4 +1,4 @@
-"""The environment a shard starts in: one thread, and the settings that make Paddle fast on a CPU."""
+"""The environment a shard starts in: what bits depend on, and the settings that make Paddle fast on a CPU."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ _KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": "67108864",
     "MALLOC_ARENA_MAX": str(ARENAS),
 }
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# On these the bits of a result depend, so they are the same in every run, whatever the user has set.  A set of
+# strings is walked in the order of their hashes, which Python draws anew in each process unless it is told a seed.
+_FIXED = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+}
 _LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
 
 
 def shard_environment(environ: Mapping[str, str], *, tune: bool, cpu: str | None = None) -> dict[str, str]:
     """The variables of a shard.
 
-    A variable that the user has set is left as it is, but for the number of threads:
-    a shard has one core, and another number of threads would give other bits.
+    A variable that the user has set is left as it is, but for the number of threads and the seed of
+    Python's hashes: others would give other bits, and the record would not tell why.
 
     Args:
         environ: the simulator's variables.
@@ -34,8 +41,7 @@ def shard_environment(environ: Mapping[str, str], *, tune: bool, cpu: str | None
     """
     # A shard is no MPI rank and must not be taken for one.
     shard = {name: value for name, value in environ.items() if not name.startswith(_LAUNCHERS)}
-    for name in _ONE_THREAD:
-        shard[name] = "1"
+    shard.update(_FIXED)
     shard["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)  # noqa: PTH109
     # Paddle asks for a GPU it does not need here.
     shard.setdefault("CUDA_VISIBLE_DEVICES", "")

@@ -14,6 +14,7 @@ from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
 from scheduler.aggregation import Sums, sum_specs
 from scheduler.rounds import Share, Timings
 from scheduler.samplers import Round
+from scheduler.user_messages import ReadUsers
 from simulator import jobs
 from simulator.shard_crew import ShardCrew
 from simulator.shard_environment import shard_environment
@@ -91,14 +92,19 @@ class ShardPool:
         self._crew.remember(jobs.Attach(dict(shared), write_initial=False))
         return self._params
 
-    def read_files(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> dict[str, int]:
-        """Reads files of a day in all shards; returns uid -> examples."""
+    def read_files(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> ReadUsers:
+        """Reads files of a day in all shards."""
         self.queue.fill(len(files))
-        merged: dict[str, int] = {}
-        for counts in self.ask_all(jobs.ReadFiles(date, split, tuple(files))):
-            for uid, count in counts.items():
-                merged[uid] = merged.get(uid, 0) + count
+        merged = ReadUsers()
+        for read in self.ask_all(jobs.ReadFiles(date, split, tuple(files))):
+            merged.merge(read)
         return merged
+
+    def weigh(self, date: str, uids: Sequence[str]) -> dict[str, float]:
+        """Weighs users on all their training data of a day in all shards; returns uid -> weight."""
+        self.queue.fill(len(uids))
+        answers = self.ask_all(jobs.WeighUsers(date, tuple(uids)))
+        return {uid: weight for weights in answers for uid, weight in weights.items()}
 
     def train(
         self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None = None

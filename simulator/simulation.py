@@ -21,9 +21,10 @@ from scheduler.rounds import TRAIN, Rules
 from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.stopping import Stop
+from scheduler.streams import owner_of
 from simulator import jobs
 from simulator.checkpoint_files import FOLDER
-from simulator.data_client import DataClient, owner_of
+from simulator.data_client import DataClient
 from simulator.data_server import PrivateSchema, start_data_server
 from simulator.day_player import DayPlayer
 from simulator.days import DayPlan, list_days, plan_days
@@ -245,7 +246,7 @@ class Simulation:
             tune=self._settings.tune,
             rank=self._role.rank,
             seed=self._rules.seed,
-            weighted=self._rules.optimizer.weighted,
+            weighted=self._rules.weighs,
             private=self._settings.private or None,
             reader=self._task.reader,
             trainer=self._task.trainer,

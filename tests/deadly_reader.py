@@ -23,6 +23,11 @@ class DeadlyReader(ReaderBase):
             yield uid, {"x": np.zeros((examples, 1), "float32")}
         self.obey(path.name)
 
+    def weight(self, examples):
+        """As a trainer, it weighs half of the examples."""
+        self.obey(f"weigh{len(examples['x'])}")
+        return len(examples["x"]) / 2
+
     def obey(self, moment):
         for order in sorted(self.orders.iterdir()):
             what, _, when = order.name.partition(" ")

@@ -67,7 +67,11 @@ def templates(array):
         "Exchange": [[pb.ExchangeRequest(rank=9, key="model", payload=b"x")]],
         "Watch": [[pb.WatchRequest(rank=9)]],
         "ReportFailure": [[pb.Failure(rank=9, message="failed")]],
-        "UpdateUserInstNum": [[pb.UserInstNum(rank=9, date=DAY, split="test", uids=["u1"], counts=[1])]],
+        "UpdateUserInstNum": [
+            [pb.UserInstNum(rank=9, date=DAY, split="test", uids=["u1"], counts=[1])],
+            [pb.UserInstNum(rank=9, date=DAY, split="train", uids=["u1"], counts=[1], weights=[1.0])],
+        ],
+        "UpdateUserWeights": [[pb.UserWeights(rank=9, date=DAY, uids=["u1"], weights=[1.0])]],
         "SampleUsersToTrain": [[pb.SampleRequest(key=k, rounds=1)] for k in (key, late)],
         "SampleUsersWithHash": [[pb.SampleRequest(key=key, rounds=1)]],
         "FixedUsersToTrain": [[pb.SampleRequest(key=late, rounds=1)]],

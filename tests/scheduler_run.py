@@ -57,6 +57,16 @@ class Heard:
             return list(self.records)
 
 
+def weights_of(counts, split="train"):
+    """As a trainer's default: the number of examples, of training data only."""
+    return {uid: float(count) for uid, count in counts.items()} if split == "train" else {}
+
+
+def tell(client, counts, date, split="train"):
+    """A simulator tells the users it has read."""
+    return client.update_user_inst_num(date, split, counts, weights_of(counts, split))
+
+
 def info(rank):
     return SimulatorInfo(rank, f"host{rank}", f"127.0.0.1:{5000 + rank}", 1, ("20200101", f"2020010{rank + 1}"))
 
@@ -90,7 +100,13 @@ class Run:
         """Each simulator has read every second user."""
         half = dict(list(counts.items())[::2])
         rest = {uid: count for uid, count in counts.items() if uid not in half}
-        self.both(lambda client, rank: client.update_user_inst_num(date, split, half if rank == 1 else rest))
+        weighed = split if self.coordinator.rules.weighs else "test"
+
+        def tell_half(client, rank):
+            counts = half if rank == 1 else rest
+            client.update_user_inst_num(date, split, counts, weights_of(counts, weighed))
+
+        self.both(tell_half)
 
     def close(self):
         self.coordinator.fail("the test is over")  # whoever still waits

@@ -19,7 +19,6 @@ from scheduler.aggregation import (
     mean_factor,
     scale_exponent,
     sum_specs,
-    total_weight,
 )
 
 quick = settings(derandomize=True, max_examples=60, deadline=None)
@@ -52,32 +51,85 @@ def summed(cohort, old, exponent, shape=SHAPE):
 
 def test_the_weighted_mean_of_two_users_by_hand():
     """Weights 1 and 3, deltas [1, -2] and [2, 0.5]: mean [(1 + 6) / 4, (-2 + 1.5) / 4] = [1.75, -0.125]."""
-    exponent = scale_exponent(4)
+    exponent = scale_exponent([1.0, 3.0])
     assert exponent == 2
     old = np.array([10.0, 10.0], np.float32)
     cohort = [(np.array([11.0, 8.0], np.float32), 1.0), (np.array([12.0, 10.5], np.float32), 3.0)]
     total = summed(cohort, old, exponent, 2)
     # The grid is 2**(48 - 2) to one, so the sums are 7 * 2**46 and -0.5 * 2**46.
     assert total.tolist() == [7 * 2**46, -(2**45)]
-    assert (total * mean_factor(total_weight([1.0, 3.0]), exponent)).tolist() == [1.75, -0.125]
+    assert (total * mean_factor([1.0, 3.0], exponent)).tolist() == [1.75, -0.125]
 
 
 @pytest.mark.parametrize(
-    ("examples", "exponent"),
-    [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (1000, 10), (1024, 10), (1025, 11), (2**40, 40), (2**40 + 1, 41)],
-)
-def test_the_exponent_is_the_least_power_of_two_that_holds_the_cohort(examples, exponent):
-    assert scale_exponent(examples) == exponent
+    ("weights", "exponent"),
+    [
+        ([1], 0), ([2], 1), ([1, 1, 1], 2), ([4], 2), ([5], 3), ([400, 600], 10), ([1024], 10), ([1024, 1], 11),
+        ([2**40], 40), ([2.0**40, 1], 41), ([0, 3, 0], 2), ([0.75], 0), ([0.5], -1), ([0.25, 0.25], -1), ([0.3], -1),
+        ([2.0**-1074], -1074), ([2.0**-1074] * 3, -1072), ([1.5 * 2.0**1023] * 2, 1025), ([1.0, 2.0**-1074], 0),
+    ],
+)  # fmt: skip
+def test_the_exponent_is_of_the_least_power_of_two_that_holds_the_weights(weights, exponent):
+    assert scale_exponent(weights) == exponent
 
 
 def test_mean_factor_by_hand():
-    """2**(3 - 48) / 5."""
-    assert mean_factor(5.0, 3) == 1 / (5 * 2**45)
+    """2**(3 - 48) / 5, and the same for weights that are larger by 2**1000 with their own exponent."""
+    assert mean_factor([2.0, 3.0], 3) == 1 / (5 * 2**45)
+    assert mean_factor([2.0**1001, 3 * 2.0**1000], 1003) == 1 / (5 * 2**45)
 
 
 def test_the_sum_of_weights_does_not_depend_on_order():
     """Added one by one, 1e16 + 1 + 1 loses both ones."""
-    assert total_weight([1e16, 1.0, 1.0]) == total_weight([1.0, 1e16, 1.0]) == 10000000000000002.0
+    expected = mean_factor([10000000000000002.0], 54)
+    assert mean_factor([1e16, 1.0, 1.0], 54) == mean_factor([1.0, 1e16, 1.0], 54) == expected
+    assert mean_factor([1e16], 54) != expected
+
+
+MEANS = [
+    [1e-12, 1e-12, 3e-12],
+    [1e-300, 2e-300, 1e-300],
+    [5e-324, 5e-324, 1e-323],
+    [1e300, 5e307, 1.7e308],
+    [1.7e308, 1.7e308, 1.7e308],
+    [1e-300, 1.0, 1e300],
+    [1e-20, 1.0, 0.1],
+    [0.0, 1e-12, 1e-12],
+    [0.0, 0.0, 1e19],
+    [0.1, 0.7, 0.2],
+]
+
+
+@pytest.mark.parametrize("weights", MEANS, ids=str)
+def test_weights_of_any_size_give_the_mean(weights):
+    """To 1e-12 of the largest delta, computed in fractions."""
+    deltas = np.array([[0.621, -0.1, 0.0], [0.341, 0.7, 1.0], [-0.25, 0.3, -1.0]])
+    exponent = scale_exponent(weights)
+    total = summed([(delta, weight) for delta, weight in zip(deltas, weights, strict=True)], np.zeros(3), exponent, 3)
+    got = total * mean_factor(weights, exponent)
+    parts = [Fraction(weight) / sum(map(Fraction, weights)) for weight in weights]
+    exact = [sum(p * Fraction(float(d)) for p, d in zip(parts, column, strict=True)) for column in deltas.T]
+    assert got == pytest.approx([float(value) for value in exact], rel=0, abs=1e-12)
+
+
+def test_users_of_equal_weight_count_the_same_whatever_the_weight():
+    deltas = [np.array([0.621], np.float32), np.array([0.061], np.float32)]
+    for weight in (1e-300, 1e-12, 0.5, 1.0, 1e18, 1e300):
+        exponent = scale_exponent([weight, weight])
+        total = summed([(delta, weight) for delta in deltas], np.zeros(1, np.float32), exponent, 1)
+        assert total[0] * mean_factor([weight, weight], exponent) == pytest.approx(0.341, abs=1e-8)
+
+
+def test_a_weight_of_zero_adds_nothing_and_lets_no_nan_by():
+    old = np.zeros(2)
+    sums = make_sums(2)
+    exact = ExactSum(sums, 2, 0)
+    add(exact, [1.0, -1e100], old, 0.0)
+    add(exact, [1.0, 0.5], old, 0.5)
+    assert sums.settle("w").tolist() == [2**47, 2**46]
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(BadInput, match="uid 'ann': NaN or infinity"):
+            add(exact, [1.0, bad], old, 0.0)
 
 
 def test_sums_start_from_nothing_whatever_their_memory_held():
@@ -148,7 +200,7 @@ users = st.lists(st.tuples(values, st.integers(1, 60)), min_size=1, max_size=6)
 @quick
 @given(users, values, st.data())
 def test_any_split_over_any_accumulators_in_any_order_gives_the_same_integers(cohort, old, data):
-    exponent = scale_exponent(sum(weight for _, weight in cohort))
+    exponent = scale_exponent([weight for _, weight in cohort])
     parts = [make_sums() for _ in range(data.draw(st.integers(1, 4)))]
     accumulators = [ExactSum(part, len(cohort), exponent) for part in parts]
     for i in data.draw(st.permutations(range(len(cohort)))):
@@ -169,7 +221,7 @@ def test_saying_which_rows_were_touched_changes_nothing(cohort, old, data):
         trained.append((kept, weight))
         more = data.draw(st.booleans())
         said.append(None if data.draw(st.booleans()) else np.array(range(SHAPE[0]) if more else rows, np.intp))
-    exponent = scale_exponent(sum(weight for _, weight in cohort))
+    exponent = scale_exponent([weight for _, weight in cohort])
     sums = make_sums()
     exact = ExactSum(sums, len(cohort), exponent)
     for i, ((new, weight), rows) in enumerate(zip(trained, said, strict=True)):
@@ -187,8 +239,9 @@ def test_saying_which_rows_were_touched_changes_nothing(cohort, old, data):
 def test_the_mean_agrees_with_an_exact_reference_to_the_grid(cohort, old):
     """Each float32 delta is rounded by half a step at most; a step is 2**(e - 48) / W <= 2**-47 of the mean."""
     weight = sum(w for _, w in cohort)
-    exponent = scale_exponent(weight)
-    got = summed(cohort, old, exponent) * mean_factor(total_weight(float(w) for _, w in cohort), exponent)
+    weights = [float(w) for _, w in cohort]
+    exponent = scale_exponent(weights)
+    got = summed(cohort, old, exponent) * mean_factor(weights, exponent)
     for place in np.ndindex(SHAPE):
         exact = sum(w * Fraction(float(new[place] - old[place])) for new, w in cohort) / weight
         assert abs(Fraction(float(got[place])) - exact) <= len(cohort) * Fraction(1, 2**48) + abs(exact) * 2**-52
@@ -199,18 +252,44 @@ def test_a_mean_of_many_blocks_agrees_with_a_float64_reference():
     size, weights = 2 * BLOCK + 17, [3.0, 250.0, 41.0]
     old = rng.normal(size=size).astype(np.float32)
     news = [old + rng.normal(scale=0.1, size=size).astype(np.float32) for _ in weights]
-    exponent = scale_exponent(294)
+    exponent = scale_exponent(weights)
     total = summed(list(zip(news, weights, strict=True)), old, exponent, size)
     reference = sum(w * (new - old).astype(np.float64) for new, w in zip(news, weights, strict=True)) / 294
-    np.testing.assert_allclose(total * mean_factor(294.0, exponent), reference, rtol=0, atol=3 * 2.0**-48)
+    np.testing.assert_allclose(total * mean_factor(weights, exponent), reference, rtol=0, atol=3 * 2.0**-48)
+
+
+positive = st.floats(0, allow_infinity=False, exclude_min=True)
 
 
 @quick
-@given(st.integers(1, 2**40))
-def test_the_exponent_holds_the_cohort_and_is_the_least(examples):
-    exponent = scale_exponent(examples)
-    assert 2**exponent >= examples
-    assert exponent == 0 or 2 ** (exponent - 1) < examples
+@given(st.lists(positive, min_size=1, max_size=6))
+def test_the_exponent_holds_the_weights_and_is_the_least(weights):
+    """Up to the rounding of the sum."""
+    exponent, total = scale_exponent(weights), sum(map(Fraction, weights))
+    assert Fraction(2) ** exponent >= total * (1 - Fraction(1, 2**52))
+    assert Fraction(2) ** (exponent - 1) < total * (1 + Fraction(1, 2**52))
+
+
+@quick
+@given(st.lists(st.integers(1, 2**40), min_size=1, max_size=6))
+def test_the_exponent_of_whole_numbers_is_the_least_that_is_not_negative(examples):
+    exponent = scale_exponent([float(count) for count in examples])
+    assert 2**exponent >= sum(examples)
+    assert exponent == 0 or 2 ** (exponent - 1) < sum(examples)
+
+
+@quick
+@given(st.lists(st.tuples(values, positive | st.just(0.0)), max_size=5), values, positive, values)
+def test_any_weights_give_the_mean_to_the_grid(cohort, old, weight, new):
+    cohort = [*cohort, (new, weight)]
+    weights = [w for _, w in cohort]
+    exponent = scale_exponent(weights)
+    got = summed(cohort, old, exponent) * mean_factor(weights, exponent)
+    for place in np.ndindex(SHAPE):
+        terms = [(Fraction(w), Fraction(float(new[place] - old[place]))) for new, w in cohort]
+        exact = sum(w * d for w, d in terms) / sum(w for w, _ in terms)
+        largest = max(abs(d) for _, d in terms)
+        assert abs(Fraction(float(got[place])) - exact) <= len(cohort) * Fraction(1, 2**48) + largest * 2**-50
 
 
 # -- the two ways of rounding ------------------------------------------------------

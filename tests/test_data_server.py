@@ -12,7 +12,8 @@ from protos.errors import BadInput, NotFound, PeerLost, WrongState
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
 from protos.stubs import tensor_pb2
-from simulator.data_client import DataClient, owner_of
+from scheduler.streams import owner_of
+from simulator.data_client import DataClient
 from simulator.data_server import PrivateSchema, start_data_server
 from simulator.store import UserRecord, UserStore
 

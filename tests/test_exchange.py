@@ -11,6 +11,7 @@ from hostile import PEER, LiveData, raw_channel, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import TINY, assert_same_record, run
+from scheduler_run import weights_of
 from test_round_state import frozen
 from tiny_task import make_data
 
@@ -25,6 +26,7 @@ from scheduler.round_state import RoundState
 from scheduler.rounds import Rules, Share, Timings
 from scheduler.samplers import AllTestSampler, FixedSampler, Round
 from scheduler.server_optimizers import FedAvg
+from scheduler.user_messages import ReadUsers
 from simulator.meeting import Meeting
 from simulator.peer_group import PeerGroup
 from simulator.peer_server import PeerServicer
@@ -353,7 +355,8 @@ def make_state(exchange="always"):
 
 def tell_users(state):
     for rank in (1, 2, 3):
-        state.add_user_counts(rank, DAY, "train", {"a": 1, "b": 1} if rank == 1 else {})
+        counts = {"a": 1, "b": 1} if rank == 1 else {}
+        state.add_users(rank, DAY, "train", ReadUsers(counts, weights_of(counts)))
 
 
 def push(state, rank, step, *sums):

@@ -21,7 +21,7 @@ from hostile import SCHEDULER, WAIT, raw_channel
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from running import ROOT, TINY, environment, kill_all, metrics, params, private, read_until, run, same, start, tree
-from scheduler_run import background, soon
+from scheduler_run import background, soon, tell, weights_of
 from tiny_task import make_data
 
 from protos.codec import TensorSpec, to_bundle
@@ -33,6 +33,7 @@ from scheduler.round_state import RoundState
 from scheduler.rounds import Timings
 from scheduler.samplers import Round
 from scheduler.scheduler_client import SchedulerClient
+from scheduler.user_messages import ReadUsers
 from simulator.data_client import DataClient
 from simulator.store import UserRecord
 
@@ -87,7 +88,7 @@ class Beside:
         self.both(lambda rank, client: client.register(infos[rank]))
         soon(self.clients[1].update_global_params, START, ["mine"])
         halves = {1: dict(list(COUNTS.items())[::2]), 2: dict(list(COUNTS.items())[1::2])}
-        self.both(lambda rank, client: client.update_user_inst_num(DAY, "train", halves[rank]))
+        self.both(lambda rank, client: tell(client, halves[rank], DAY))
         record = UserRecord(RUN_UID, DAY, "train", (0, 0), to_bundle(OWN).SerializeToString())
         soon(self.data.send_data, 1, [record])
         for _ in range(3):
@@ -141,8 +142,8 @@ class Alone:
     def __init__(self):
         self._state = RoundState(make_rules(), {1: 1, 2: 1})
         self._state.model.set_initial(START, ["mine"])
-        self._state.add_user_counts(1, DAY, "train", COUNTS)
-        self._state.add_user_counts(2, DAY, "train", {})
+        self._state.add_users(1, DAY, "train", ReadUsers(COUNTS, weights_of(COUNTS)))
+        self._state.add_users(2, DAY, "train", ReadUsers())
 
     def after(self, steps):
         """The parameters after so many rounds."""

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from hostile import DATA, SCHEDULER, WAIT, LiveData, raw_channel, refusal, send
-from scheduler_run import Run, background, info, soon
+from scheduler_run import Run, background, info, soon, tell
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, frozen, grid, result
 
 from protos.codec import TensorSpec, tensor_chunks, to_bundle
@@ -43,7 +43,7 @@ def run():
     for client in made.clients:
         soon(client.watch, lambda error: None)
     soon(made.clients[0].update_global_params, {"w": np.array([1.0, 2.0], np.float32)}, ["mine"])
-    made.both(lambda client, rank: client.update_user_inst_num(DAY, "train", COUNTS if rank == 1 else {}))
+    made.both(lambda client, rank: tell(client, COUNTS if rank == 1 else {}, DAY))
     made.both(lambda client, _: client.sample_user_list(at()))
     # Not by its client, which would wait for the end of the round.
     made.coordinator.push(1, at(), [result("a")], NO_TIME, [Sums.whole(grid(4, 0))])
@@ -102,8 +102,12 @@ def metric(name="loss", total=1.0, count=1.0):
     return {name: pb.Metric(sum=total, count=count)}
 
 
-def counts(uids=("z",), numbers=(1,), rank=2, date=NEXT, split="test"):
-    return pb.UserInstNum(rank=rank, date=date, split=split, uids=uids, counts=numbers)
+def counts(uids=("z",), numbers=(1,), rank=2, date=NEXT, split="test", weights=()):
+    return pb.UserInstNum(rank=rank, date=date, split=split, uids=uids, counts=numbers, weights=weights)
+
+
+def weights(uids=("z",), numbers=(1.0,), rank=2, date=DAY):
+    return pb.UserWeights(rank=rank, date=date, uids=uids, weights=numbers)
 
 
 def simulator(**changes):
@@ -139,11 +143,11 @@ PUSHED = {
     "a long uid": ([report(user(LONG))], LARGE, "2000 characters"),
     "no uid": ([report(user(""))], LARGE, "has 0 characters"),
     "a negative weight": ([report(user(weight=-1.0))], BAD, "uid 'b' has weight -1.0"),
-    "no weight": ([report(user(weight=0.0), user("c")), TAIL], BAD, "uid 'b' has weight 0.0"),
+    "no weight": ([report(user(weight=0.0), user("c")), TAIL], STATE, "uid 'b' came with weight 0.0, it has 2.0"),
     "a weight of NaN": ([report(user(weight=NAN))], BAD, "uid 'b' has weight nan"),
     "an infinite weight": ([report(user(weight=INF))], BAD, "uid 'b' has weight inf"),
-    "a huge weight": ([report(user(weight=1e308))], BAD, "uid 'b' has weight 1e+308"),
-    "a tiny weight": ([report(user(weight=5e-324))], BAD, "uid 'b' has weight 5e-324"),
+    "a huge weight": ([report(user(weight=1e308), user("c")), TAIL], STATE, "uid 'b' came with weight 1e+308"),
+    "a tiny weight": ([report(user(weight=5e-324), user("c")), TAIL], STATE, "uid 'b' came with weight 5e-324"),
     "too many metrics": (
         [report(user(metrics={f"m{i}": pb.Metric() for i in range(101)}))], LARGE, "uid 'b': 101 metrics",
     ),
@@ -227,6 +231,17 @@ SCHEDULER_CASES = [
     ("UpdateUserInstNum", [counts((LONG,))], LARGE, "2000 characters"),
     ("UpdateUserInstNum", [counts(("",))], LARGE, "0 characters"),
     ("UpdateUserInstNum", [counts(), counts((), ())], BAD, "a message without users"),
+    ("UpdateUserInstNum", [counts(split="train", weights=(1.0, 2.0))], BAD, "1 uids but 2 weights"),
+    ("UpdateUserInstNum", [counts(("y", "z"), (1, 1), split="train", weights=(1.0,))], BAD, "2 uids but 1 weights"),
+    ("UpdateUserInstNum", [counts(split="train", weights=(NAN,))], BAD, "uid 'z' has weight nan"),
+    ("UpdateUserInstNum", [counts(split="train", weights=(INF,))], BAD, "uid 'z' has weight inf"),
+    ("UpdateUserInstNum", [counts(split="train", weights=(-1.0,))], BAD, "uid 'z' has weight -1.0"),
+    ("UpdateUserInstNum", [counts(weights=(1.0,))], BAD, "date 20200102, test: uid 'z' came with a weight"),
+    ("UpdateUserWeights", [], BAD, "an empty stream of weights"),
+    ("UpdateUserWeights", [weights(rank=9)], NONE, "rank 9"),
+    ("UpdateUserWeights", [weights(date="../../x")], BAD, "date '../../x'"),
+    ("UpdateUserWeights", [weights()], STATE, "rank 2 has no weights of 20200101 to tell"),
+    ("UpdateUserWeights", [weights(date=NEXT)], STATE, "rank 2 has no weights of 20200102 to tell"),
     ("UpdateGlobalParams", parts(*tensors(w=np.zeros(2, np.float32))), DONE, "already set"),
     ("UpdateGlobalParams", parts(*tensors(w=np.array([NAN, 0], np.float32))), DONE, "already set"),
     ("UpdateGlobalParams", parts(*tensors(mine=np.zeros(2))), PRIVATE, "'mine' is private"),

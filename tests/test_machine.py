@@ -105,6 +105,27 @@ def test_arenas_that_the_user_has_set_are_kept():
     assert said == "False"
 
 
+@pytest.mark.parametrize("seed", [None, "random", "7"])
+def test_every_shard_walks_a_set_of_strings_in_the_same_order(seed):
+    """Python draws the seed of its hashes anew in each process: one of 20! orders."""
+    code = "print(list({str(i) for i in range(20)}))"
+
+    def order():
+        given = {**os.environ, "PYTHONHASHSEED": seed} if seed else os.environ
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environment(given), capture_output=True, text=True, check=True).stdout
+
+    first = order()
+    assert "'19'" in first
+    assert (
+        order()
+        == first
+        == subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True, text=True
+        ).stdout
+    )
+
+
 def test_a_shard_has_one_thread_whatever_the_machine_is_set_to():
     """Sums of several threads are not bit for bit the same from run to run."""
     several = {"OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "8", "OPENBLAS_NUM_THREADS": "8"}

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scheduler_run import weights_of
 
 from protos.codec import TensorSpec
 from protos.errors import AlreadyDone, BadInput, WrongState
@@ -14,6 +15,7 @@ from scheduler.round_state import RoundState
 from scheduler.rounds import Rules, Share, Timings
 from scheduler.samplers import AllTestSampler, FixedSampler, Round, UniformSampler, UserTable
 from scheduler.server_optimizers import FedAvg, FedAvgM, Sum
+from scheduler.user_messages import ReadUsers
 
 DAY, NEXT = "20200101", "20200102"
 COUNTS = {"a": 4, "b": 2, "c": 2, "d": 9}
@@ -46,8 +48,15 @@ def make_state(*, lanes=None, optimizer=None, federated=True, sampler=None, cloc
 
 def report_users(state, counts=COUNTS, date=DAY, split="train"):
     half = dict(list(counts.items())[::2])
-    state.add_user_counts(1, date, split, half)
-    state.add_user_counts(2, date, split, {uid: n for uid, n in counts.items() if uid not in half})
+    add_users(state, 1, date, split, half)
+    add_users(state, 2, date, split, {uid: n for uid, n in counts.items() if uid not in half})
+
+
+def add_users(state, rank, date, split, counts, weights=None):
+    """A simulator's users with the default weights, of training data only."""
+    if weights is None:
+        weights = weights_of(counts, split) if state.rules.weighs else {}
+    state.add_users(rank, date, split, ReadUsers(dict(counts), weights))
 
 
 def at(number=1, step=0, date=DAY):
@@ -98,8 +107,8 @@ def test_a_round_of_two_simulators_by_hand():
     """
     state = make_state()
     # Longest first: a (4) to rank 1, b and c (2 each) to rank 2; 8 examples give exponent 3.
-    assert share(state, 1, DAY, 1, 0) == Share(("a",), (4,), 3, 3)
-    assert share(state, 2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3)
+    assert share(state, 1, DAY, 1, 0) == Share(("a",), (4,), 3, 3, weights=(4.0,))
+    assert share(state, 2, DAY, 1, 0) == Share(("b", "c"), (2, 2), 3, 3, weights=(2.0, 2.0))
     assert state.push_specs(1, at()) == {"w": TensorSpec("int64", (2,))}
     assert state.push(1, at(), [result("a", loss=(8.0, 4.0))], NO_TIME, sums(4, 0)) is None
     assert (state.step, state.model.params["w"].tolist()) == (0, [1.0, 2.0])
@@ -119,7 +128,7 @@ def test_the_next_round_starts_from_empty_sums():
     state = make_state(optimizer=FedAvg(1.0))
     play_first(state)
     assert state.model.params["w"].tolist() == [1.25, 2.75]
-    assert share(state, 1, DAY, 2, 1) == Share(("d",), (9,), 4, 2)
+    assert share(state, 1, DAY, 2, 1) == Share(("d",), (9,), 4, 2, weights=(9.0,))
     state.push(1, at(2, 1), [result("d")], NO_TIME, sums(9, -9, exponent=4))
     state.push(2, at(2, 1), [result("b")], NO_TIME, sums(0, 0, exponent=4))
     assert state.model.params["w"] == pytest.approx([1.25 + 9 / 11, 2.75 - 9 / 11], rel=1e-7)
@@ -144,7 +153,7 @@ def test_a_simulator_without_users_pushes_nothing():
     state = make_state(lanes={1: 1, 2: 1, 3: 1, 4: 1}, ready=False)
     state.model.set_initial({"w": np.array([1.0, 2.0], np.float32)}, [])
     for rank in (1, 2, 3, 4):
-        state.add_user_counts(rank, DAY, "train", COUNTS if rank == 1 else {})
+        add_users(state, rank, DAY, "train", COUNTS if rank == 1 else {})
     shares = {rank: share(state, rank, DAY, 1, 0).uids for rank in (1, 2, 3, 4)}
     assert shares == {1: ("a",), 2: ("b",), 3: ("c",), 4: ()}
     assert state.push(4, at(), [], NO_TIME, []) is None
@@ -156,9 +165,9 @@ def test_a_simulator_without_users_pushes_nothing():
 
 def test_users_read_by_two_simulators_are_added_up():
     state = make_state(ready=False)
-    state.add_user_counts(1, DAY, "test", {"a": 1, "b": 2})
+    add_users(state, 1, DAY, "test", {"a": 1, "b": 2})
     assert not state.users.ready(DAY, "test")
-    state.add_user_counts(2, DAY, "test", {"b": 5})
+    add_users(state, 2, DAY, "test", {"b": 5})
     assert state.users.ready(DAY, "test")
     assert not state.users.ready(DAY, "train")
     assert len(state.users.table(DAY, "test").uids) == 2
@@ -258,7 +267,7 @@ def test_an_evaluation_is_no_part_of_the_round_after_it():
 def test_an_evaluation_gathers_all_users_and_moves_nothing():
     state = make_state(optimizer=FedAvgM(1.0))
     report_users(state, {"a": 3, "x": 5, "y": 1}, NEXT, "test")
-    assert state.test_share(1, at(0, 0, NEXT)) == Share(("x",), (5,), 4, 3)
+    assert state.test_share(1, at(0, 0, NEXT)) == Share(("x",), (5,), 0, 3)
     assert state.test_share(2, at(0, 0, NEXT)).uids == ("a", "y")
     when = at(0, 0, NEXT)
     before = (frozen(state.model.params), state.step)
@@ -280,7 +289,7 @@ def test_a_cohort_is_drawn_for_the_seed_date_and_round():
     users = {f"u{i}": 1 for i in range(100)}
     sampler = UniformSampler(5)
     state = make_state(ready=False, sampler=sampler, lanes={3: 2})
-    state.add_user_counts(3, DAY, "train", users)
+    add_users(state, 3, DAY, "train", users)
     assert set(share(state, 3, DAY, 1, 0, "uniform").uids) == set(sampler.sample(UserTable.of(users), at()))
 
 

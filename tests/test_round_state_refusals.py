@@ -4,7 +4,20 @@ import math
 
 import numpy as np
 import pytest
-from test_round_state import COUNTS, DAY, NEXT, NO_TIME, at, frozen, make_state, report_users, result, share, sums
+from test_round_state import (
+    COUNTS,
+    DAY,
+    NEXT,
+    NO_TIME,
+    add_users,
+    at,
+    frozen,
+    make_state,
+    report_users,
+    result,
+    share,
+    sums,
+)
 
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
 from scheduler.samplers import UniformSampler
@@ -45,24 +58,24 @@ DURING_A_ROUND = {
     "a user of another share": (push(2, [*TWO, result("a")]), WrongState, r"share: \['a'\]"),
     "a user outside the cohort": (push(2, [result("b"), result("d")]), WrongState, r"share: \['c', 'd'\]"),
     "a user twice": (push(2, [*TWO, result("b")]), WrongState, "users are not those of its share"),
-    "a weight of zero": (push(2, [result("b"), result("c", 0.0)]), BadInput, "uid 'c' has weight 0.0"),
-    "a negative weight": (push(2, [result("b", -1.0), result("c")]), BadInput, "uid 'b' has weight -1.0"),
-    "a weight of NaN": (push(2, [result("b"), result("c", math.nan)]), BadInput, "uid 'c' has weight nan"),
-    "an infinite weight": (push(2, [result("b"), result("c", math.inf)]), BadInput, "uid 'c' has weight inf"),
+    "a weight of zero": (push(2, [result("b"), result("c", 0.0)]), WrongState, "came with weight 0.0, it has 2.0"),
+    "a negative weight": (push(2, [result("b", -1.0), result("c")]), WrongState, "uid 'b' came with weight -1.0"),
+    "a weight of NaN": (push(2, [result("b"), result("c", math.nan)]), WrongState, "uid 'c' came with weight nan"),
+    "an infinite weight": (push(2, [result("b"), result("c", math.inf)]), WrongState, "uid 'c' came with weight inf"),
     "users without sums": (push(2, TWO, given=[]), BadInput, "rank 2 pushed 2 users but 0 sums"),
     "parameters in place of deltas": (
         lambda s: s.replace(2, at(), TWO, NO_TIME, {"w": np.ones(2, np.float32)}), WrongState, "it takes deltas",
     ),
     "users told twice": (
-        lambda s: s.add_user_counts(1, DAY, "train", {"z": 1}), AlreadyDone, "rank 1 has already told",
+        lambda s: add_users(s, 1, DAY, "train", {"z": 1}), AlreadyDone, "rank 1 has already told",
     ),
     "users of an unknown rank": (
-        lambda s: s.add_user_counts(5, NEXT, "train", {"z": 1}), NotFound, "rank 5 is not a simulator",
+        lambda s: add_users(s, 5, NEXT, "train", {"z": 1}), NotFound, "rank 5 is not a simulator",
     ),
     "a user without examples": (
-        lambda s: s.add_user_counts(1, NEXT, "train", {"y": 1, "z": 0}), BadInput, "uid 'z' has no examples",
+        lambda s: add_users(s, 1, NEXT, "train", {"y": 1, "z": 0}), BadInput, "uid 'z' has no examples",
     ),
-    "an unknown split": (lambda s: s.add_user_counts(1, NEXT, "val", {"z": 1}), BadInput, "split 'val' is neither"),
+    "an unknown split": (lambda s: add_users(s, 1, NEXT, "val", {"z": 1}), BadInput, "split 'val' is neither"),
     "initial parameters again": (
         lambda s: s.model.set_initial({"w": np.ones(2, np.float32)}, []), AlreadyDone, "already set",
     ),
@@ -128,20 +141,20 @@ def test_initial_parameters_that_cannot_be_are_refused(params, private, kind, me
 
 def test_too_few_users_are_noticed_when_the_day_starts_and_change_nothing():
     state = make_state(ready=False, sampler=UniformSampler(5))
-    state.add_user_counts(1, DAY, "train", {"a": 1})
+    add_users(state, 1, DAY, "train", {"a": 1})
     before = frozen(vars(state))
     with pytest.raises(BadInput, match="--sample-num 5 is more than the 2 users"):
-        state.add_user_counts(2, DAY, "train", {"b": 1})
+        add_users(state, 2, DAY, "train", {"b": 1})
     assert not state.users.ready(DAY, "train")
     assert frozen(vars(state)) == before
 
 
 def test_a_day_without_users_is_refused_and_changes_nothing():
     state = make_state(ready=False)
-    state.add_user_counts(1, DAY, "test", {})
+    add_users(state, 1, DAY, "test", {})
     before = frozen(vars(state))
     with pytest.raises(BadInput, match="date 20200101: no users with test data"):
-        state.add_user_counts(2, DAY, "test", {})
+        add_users(state, 2, DAY, "test", {})
     assert not state.users.ready(DAY, "test")
     assert frozen(vars(state)) == before
 

@@ -17,6 +17,7 @@ from scheduler.aggregation import ExactSum, Sums, sum_specs
 from scheduler.messages import BATCH
 from scheduler.metrics import UserResult
 from scheduler.rounds import Share, Timings
+from scheduler.streams import owner_of
 
 W = {"w": TensorSpec("float32", (2,))}
 
@@ -68,6 +69,29 @@ def test_the_watch_ends_without_an_error_when_all_have_left(run):
     assert done.result(WAIT) is None
 
 
+# -- users in several pieces -------------------------------------------------------
+
+
+def test_a_round_waits_until_all_users_are_weighed(run):
+    """Every user comes in two pieces, more of them than a message holds; each simulator weighs those it keeps."""
+    run.join()
+    soon(run.clients[0].update_global_params, {"w": np.zeros(2, np.float32)}, [])
+    counts = {**COUNTS, **{f"u{i}": 1 for i in range(3 * BATCH)}}
+    pieces = {uid: float(count) for uid, count in counts.items()}
+    asked = run.both(lambda client, rank: client.update_user_inst_num(DAY, "train", counts, pieces))
+    assert sorted(asked[0] + asked[1]) == sorted(counts)
+    assert min(map(len, asked)) > BATCH
+    assert all(owner_of(uid, (1, 2)) == rank for rank, uids in zip((1, 2), asked, strict=True) for uid in uids)
+    early = background(run.clients[0].sample_user_list, at())
+    for client, uids in zip(run.clients, asked, strict=True):
+        assert not early.done()
+        soon(client.update_user_weights, DAY, {uid: counts[uid] / 4 for uid in uids})
+        with pytest.raises(WrongState, match="has no weights of 20200101 to tell"):
+            soon(client.update_user_weights, DAY, dict.fromkeys(uids, 1.0))
+    # Both pieces count: 4 + 4 examples of a, of weight 1; the whole cohort weighs 2.
+    assert early.result(WAIT) == Share(("a",), (8,), 1, 3, weights=(1.0,))
+
+
 # -- a round -----------------------------------------------------------------------
 
 
@@ -75,8 +99,8 @@ def test_a_whole_round(ready):
     """The round of test_round_state.test_a_round_of_two_simulators_by_hand: [1, 2] becomes [1.5, 3.5]."""
     one, two = ready.clients
     assert ready.both(lambda client, _: client.fixed_sample_user_list(at())) == [
-        Share(("a",), (4,), 3, 3),
-        Share(("b", "c"), (2, 2), 3, 3),
+        Share(("a",), (4,), 3, 3, weights=(4.0,)),
+        Share(("b", "c"), (2, 2), 3, 3, weights=(2.0, 2.0)),
     ]
     assert soon(one.get_global_params, 0)["w"].tolist() == [1.0, 2.0]
     later = background(one.get_global_params, 1)  # waits for the round

@@ -3,7 +3,7 @@
 import grpc
 import numpy as np
 import pytest
-from scheduler_run import WAIT, Run, soon
+from scheduler_run import WAIT, Run, soon, tell
 from test_round_state import COUNTS, DAY, NO_TIME, PLAN, at, grid, result
 
 from protos.channel import make_channel
@@ -12,14 +12,19 @@ from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
 from scheduler.aggregation import Sums
 from scheduler.messages import (
-    counts_from_messages,
-    counts_to_messages,
     shares_from_messages,
     shares_to_messages,
 )
 from scheduler.metrics import UserResult
 from scheduler.reports import ReportReader, report_head, report_tail
 from scheduler.rounds import Share, Timings
+from scheduler.user_messages import (
+    ReadUsers,
+    users_from_messages,
+    users_to_messages,
+    weights_from_messages,
+    weights_to_messages,
+)
 
 BAD, FORBIDDEN = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED
 TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -31,7 +36,7 @@ def run():
     made = Run(PLAN)
     made.join()
     soon(made.clients[0].update_global_params, {"w": np.array([1.0, 2.0], np.float32)}, ["mine"])
-    made.both(lambda client, rank: client.update_user_inst_num(DAY, "train", COUNTS if rank == 1 else {}))
+    made.both(lambda client, rank: tell(client, COUNTS if rank == 1 else {}, DAY))
     made.both(lambda client, _: client.sample_user_list(at()))
     # Not by its client, which would wait for the end of the round.
     made.coordinator.push(1, at(), [result("a")], NO_TIME, [Sums.whole(grid(4, 0))])
@@ -42,7 +47,8 @@ def run():
 def call(run, method, messages):
     with make_channel(run.address) as channel:
         stub = pb_grpc.SchedulerServerStub(channel)
-        return getattr(stub, method)(iter(messages) if isinstance(messages, list) else messages, timeout=WAIT)
+        answer = getattr(stub, method)(iter(messages) if isinstance(messages, list) else messages, timeout=WAIT)
+        return list(answer) if isinstance(answer, grpc.Call) else answer
 
 
 def head(*uids, when=None):
@@ -140,10 +146,15 @@ def test_a_simulator_that_cannot_be_is_not_let_in(run, message, text):
 @pytest.mark.parametrize("size", [0, 1, 5000, 10_001])
 def test_shares_counts_and_reports_survive_being_cut_into_messages(size):
     uids = tuple(f"u{i}" for i in range(size))
-    share = Share(uids, tuple(range(1, size + 1)), 5, 12_000)
+    share = Share(uids, tuple(range(1, size + 1)), 5, 12_000, (size, 0), tuple(i / 3 for i in range(size)))
     assert shares_from_messages(shares_to_messages({4: share, 5: share})) == {4: share, 5: share}
-    counts = dict(zip(uids, share.counts, strict=True))
-    assert counts_from_messages(counts_to_messages(3, DAY, "train", counts)) == (3, DAY, "train", counts)
+    # Some came in several pieces.
+    weights = dict(zip(uids[::3], share.weights[::3], strict=True))
+    users = ReadUsers(dict(zip(uids, share.counts, strict=True)), weights)
+    assert users_from_messages(users_to_messages(3, DAY, "train", users)) == (3, DAY, "train", users)
+    if weights:
+        told = weights_from_messages(weights_to_messages(3, DAY, weights), lambda rank, date: None)
+        assert told == (3, DAY, weights)
 
     results = [UserResult(uid, 2, 0.5, {"loss": (float(i), 2.0)}) for i, uid in enumerate(uids)]
     reader = ReportReader(seed=7)

@@ -37,7 +37,7 @@ def pool(folder):
     store = UserStore(folder / "store")
     made = ShardPool(
         2, tune=False, rank=0, seed=0, weighted=True, private=None,
-        reader=DeadlyReader(folder / "orders"), trainer=None, store=folder / "store",
+        reader=DeadlyReader(folder / "orders"), trainer=DeadlyReader(folder / "orders"), store=folder / "store",
     )  # fmt: skip
     made.ask_all(jobs.Connect({0: "nowhere"}))
     yield made
@@ -47,7 +47,9 @@ def pool(folder):
 
 def read(pool, folder):
     files = [(number, folder / DAY / f"train_{number}.json") for number in range(6)]
-    return pool.read_files(DAY, "train", files)
+    users = pool.read_files(DAY, "train", files)
+    assert users.weights == {uid: count / 2 for uid, count in users.counts.items()}
+    return users.counts
 
 
 WHOLE = {f"user{number}": number + 1 for number in range(6)}
@@ -125,6 +127,20 @@ def test_deaths_of_an_earlier_call_do_not_count(pool, folder):
     for _ in range(2):
         die(folder, 3, deaths=2)
         assert read(pool, folder) == WHOLE
+
+
+def test_users_whose_weigher_dies_are_weighed_by_another(pool, folder, caplog):
+    uids = sorted(WHOLE)
+    read(pool, folder)
+    for count in (2, 5):
+        (folder / "orders" / f"die weigh{count} 0").write_text("")
+    assert pool.weigh(DAY, uids) == {uid: count / 2 for uid, count in WHOLE.items()}
+    assert "died at date 20200101, uid 'user1' (signal 9)" in caplog.text
+    assert " weighed again" in caplog.text
+    for death in range(3):
+        (folder / "orders" / f"die weigh3 {death}").write_text("")
+    with pytest.raises(FLError, match=r"died at date 20200101, uid .user2. .*, as did 2 before it"):
+        pool.weigh(DAY, uids)
 
 
 def test_a_shard_that_ends_by_itself_has_died_too(pool, folder, caplog):

@@ -32,7 +32,7 @@ class LocalSGD:
         import paddle
 
         self._model, self._lr, self._max = model, lr, max_grad_norm
-        parameters = model.parameters()
+        parameters = self._parameters = model.parameters()
         large = [p for p in parameters if math.prod(p.shape) > _LARGE]
         self._small = [(p, np.from_dlpack(p.detach())) for p in parameters if math.prod(p.shape) <= _LARGE]
         self._memory = [p.data_ptr() for p, _ in self._small]
@@ -41,7 +41,10 @@ class LocalSGD:
 
     def is_for(self, model: paddle.nn.Layer, lr: float, max_grad_norm: float | None) -> bool:
         """Whether it was made with these arguments, and the parameters still lie where they did."""
-        same = self._model is model and (self._lr, self._max) == (lr, max_grad_norm)
+        if self._model is not model or (self._lr, self._max) != (lr, max_grad_norm):
+            return False
+        now = model.parameters()
+        same = len(now) == len(self._parameters) and all(p is q for p, q in zip(now, self._parameters, strict=True))
         return same and self._memory == [p.data_ptr() for p, _ in self._small]
 
     def step(self) -> None:

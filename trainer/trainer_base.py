@@ -129,7 +129,12 @@ class TrainerBase(ABC):
         """The model, built once in every worker process; Paddle is seeded before."""
 
     def weight(self, examples: Examples) -> float:
-        """The weight of a user's delta in the mean: the number of its examples."""
+        """The weight of a user's delta in the mean: the number of its examples.
+
+        Another one must be a function of the examples alone, since it is asked for when data is
+        loaded and again in each round: finite and not negative, of any size, 0 for a user that is
+        not to count.  A user may come in several files; what counts is the weight of all its examples.
+        """
         return float(len(next(iter(examples.values()))))
 
     def touched_rows(self, examples: Examples) -> Mapping[str, npt.NDArray[Any]]:
@@ -210,7 +215,11 @@ class TrainerBase(ABC):
         return totals
 
     def evaluate_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
-        """Metrics on one user's examples, as name -> (sum, count); the model does not change."""
+        """Metrics on one user's examples, as name -> (sum, count).
+
+        The model does not change here.  One of your own may change it, fine-tuning for example: all of
+        it is put back before the next user, private parameters included.
+        """
         import paddle
 
         totals: Metrics = {}
