@@ -19,6 +19,7 @@ from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
 from scheduler.rounds import RoundRecord, Timings
 from scheduler.samplers import Round
+from simulator.addresses import temporary_folder
 from simulator.progress import RunProgress
 from simulator.role_maker import _RANK_VARIABLES, FLSimRoleMaker, launcher_rank
 from simulator.scratch import ScratchFolder
@@ -175,7 +176,7 @@ class Comm:
 )
 def test_rank_0_schedules_and_the_others_simulate(rank, hosts, parts):
     # Two machines of one name are two machines.
-    role = FLSimRoleMaker(Comm(rank, [("node", host) for host in hosts]))
+    role = FLSimRoleMaker(Comm(rank, [("node", host, *temporary_folder()) for host in hosts]))
     assert role.hosts == ["node"] * len(hosts)
     assert role.spans_hosts == (len(set(hosts)) > 1)
     assert (role.is_scheduler(), role.is_simulator(), role.simulator_ranks, role.simulators_here) == parts
@@ -186,7 +187,9 @@ def test_without_a_launcher_one_process_is_both(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     role = FLSimRoleMaker()
     assert (role.rank, role.size, role.is_scheduler(), role.is_simulator()) == (0, 1, True, True)
-    assert role.listen_address() == "127.0.0.1"
+    role.secure()
+    assert role.where_to_listen(Path("/tmp/x")) == "unix:/tmp/x/socket"
+    assert (set(role.keys.tickets), role.keys.credentials) == ({0}, None)
     assert role.share("x") == "x"
     assert role.agree(None) is None
     assert role.agree("a problem") == "a problem"
