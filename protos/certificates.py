@@ -85,7 +85,7 @@ def certify(public_keys: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
         key = serialization.load_pem_public_key(public_key)
         assert isinstance(key, ec.EllipticCurvePublicKey)
         certificate = (
-            _begin(_name(f"rank {rank}"), key)
+            _begin(_name(common_name(rank)), key)
             .issuer_name(name)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
@@ -98,6 +98,11 @@ def certify(public_keys: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
         )
         made.append(_sign(certificate, authority))
     return _sign(ca, authority), made
+
+
+def common_name(rank: int) -> str:
+    """The name in a rank's certificate."""
+    return f"rank {rank}"
 
 
 def _begin(subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

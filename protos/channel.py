@@ -1,21 +1,29 @@
-"""The only place where gRPC servers and channels are made, and where errors become status codes."""
+"""The only place where gRPC servers and channels are made, and where errors become status codes.
+
+Ranks of one host talk over Unix sockets in folders that nobody else can enter; those of
+several hosts over TLS with certificates on both sides.  Nothing else is served or called.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import ipaddress
 import logging
+import os
+import re
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc
 
 from protos.certificates import NAME, Credentials
 from protos.errors import FLError, PeerLost, clipped, from_rpc
+from protos.gate import Admission, Gate, Keys
 from protos.patience import Patience, StreamBroken
 
 logger = logging.getLogger(__name__)
@@ -31,13 +39,27 @@ _COMMON = [
     ("grpc.http2.max_pings_without_data", 0),
     # Ranks talk to each other directly, whatever proxy the machine uses for the web.
     ("grpc.enable_http_proxy", 0),
+    # A connection is kept: strangers may have taken all places when it is to be made again.
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 _SERVER = [
     *_COMMON,
     # Without this a second server binds the same port and takes half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    # Who has not shown a certificate by then is cut off.
+    ("grpc.server_handshake_timeout_ms", 5_000),
 ]
+
+# What the address of a Unix socket begins with.
+UNIX = "unix:"
+# Of a path in a sockaddr_un; what gRPC takes as it stands in an address.
+_MAX_SOCKET_PATH, _PLAIN_PATH = 107, re.compile(r"[A-Za-z0-9/._-]+")
+
+# How long a connection to another host is tried again: a flood of strangers may have taken all places.
+CONNECT_SECONDS = 15.0
 
 # How often a call that waits looks whether its caller still does.
 LOOK_SECONDS = 1.0
@@ -95,47 +117,62 @@ def confirm_end(context: grpc.ServicerContext) -> None:
 
 
 def make_server(
-    register: Callable[[grpc.Server], None], host: str, threads: int, credentials: Credentials | None = None
+    register: Callable[[grpc.Server], None],
+    where: str,
+    threads: int,
+    gate: Gate,
+    credentials: Credentials | None = None,
 ) -> tuple[grpc.Server, str]:
-    """Starts a server on a free port.
+    """Starts a server.
 
     Args:
         register: adds the servicers.
-        host: address to listen on, such as 127.0.0.1.
+        where: what to listen on: "unix:" and the path of a socket, in a folder that only this
+            user can enter, or an address of this host, on which a free port is taken.
         threads: calls that may be under way at once; a call that waits holds one.
-        credentials: of this rank: peers without a certificate of the same run are refused
-            before any method is reached.  None for loopback only, where nobody else can reach.
+        gate: who is let in.
+        credentials: of this rank, for an address: peers without a certificate of the same run are
+            refused before any method is reached.
 
     Returns:
-        The started server and the address that was bound, "host:port".
+        The started server and the address that was bound, "unix:path" or "host:port".
 
     Raises:
         FLError: the address cannot be bound.
     """
-    _check_plain(host, credentials)
+    _check_closed(where, credentials)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
     patience = Patience(threads)
-    server = grpc.server(pool, options=_SERVER, interceptors=[patience])
+    admission = Admission(gate, certified=credentials is not None)
+    options = [*_SERVER, ("grpc.max_allowed_incoming_connections", max_connections())]
+    server = grpc.server(pool, options=options, interceptors=[admission, patience])
     register(server)
     try:
         if credentials is None:
-            port = server.add_insecure_port(join_address(host, 0))
+            server.add_insecure_port(_socket_target(where))
+            address = where
         else:
             pair = (credentials.key, credentials.certificate)
             secured = grpc.ssl_server_credentials([pair], credentials.ca, require_client_auth=True)
-            port = server.add_secure_port(join_address(host, 0), secured)
-    except RuntimeError as error:
-        raise FLError(f"cannot listen on {host}: {error}") from error
+            address = join_address(where, server.add_secure_port(join_address(where, 0), secured))
+    except (RuntimeError, OSError) as error:
+        hint = "; point TMPDIR to a local disk" if credentials is None else ""
+        raise FLError(f"cannot listen on {where}: {error}{hint}") from error
     server.start()
     patience.attend(server)
-    return server, join_address(host, port)
+    return server, address
+
+
+def max_connections() -> int:
+    """Connections that a server takes at once: half of the open files are for the run's own."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 
 def make_channel(address: str, credentials: Credentials | None = None) -> grpc.Channel:
-    """A channel to `address` ("host:port"); without credentials on loopback only."""
+    """A channel to `address`: "unix:path", or "host:port" with credentials."""
+    _check_closed(address, credentials)
     if credentials is None:
-        _check_plain(address.rpartition(":")[0].strip("[]"), credentials)
-        return grpc.insecure_channel(address, options=_COMMON)
+        return grpc.insecure_channel(_socket_target(address), options=_COMMON)
     secured = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
     # The run's authority vouches for the peer, whatever its address.
     return grpc.secure_channel(address, secured, options=[*_COMMON, ("grpc.ssl_target_name_override", NAME)])
@@ -146,9 +183,23 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _check_plain(host: str, credentials: Credentials | None) -> None:
-    if credentials is None and not ipaddress.ip_address(host).is_loopback:
-        raise FLError(f"{host} is not loopback: others could reach it, so it needs credentials")
+def _check_closed(where: str, credentials: Credentials | None) -> None:
+    """Refuses whatever others could reach."""
+    if (credentials is None) != where.startswith(UNIX):
+        raise FLError(f"{where}: an address of a host needs credentials, a Unix socket takes none")
+
+
+def _socket_target(address: str) -> str:
+    """A Unix socket's address as gRPC takes it.
+
+    One that is too long for the system, or holds odd characters, is reached through a file
+    descriptor of its folder, which stays open as long as this process.
+    """
+    path = Path(address.removeprefix(UNIX))
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(path)):
+        return f"{UNIX}{path}"
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return f"{UNIX}/proc/self/fd/{folder}/{path.name}"
 
 
 def answering(on_crash: Callable[[BaseException], None]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
@@ -212,19 +263,30 @@ class Caller:
     """Calls a peer's methods and raises its errors as `FLError`s.
 
     Args:
-        address: "host:port" of the peer.
+        address: of the peer, as `make_server` has returned it.
         peer: what to call it in messages, such as "the scheduler".
-        credentials: of this rank, None on loopback.
+        server: the peer's rank.
+        keys: of the rank that calls.
+
+    Raises:
+        PeerLost: the peer's socket is gone.
     """
 
-    def __init__(self, address: str, peer: str, credentials: Credentials | None = None) -> None:
-        self.channel = make_channel(address, credentials)
+    def __init__(self, address: str, peer: str, server: int, keys: Keys) -> None:
         self.peer = f"{peer} at {address}"
+        try:
+            self.channel = make_channel(address, keys.credentials)
+        except OSError as error:
+            raise PeerLost(f"{self.peer} does not answer ({error.strerror})") from error
+        self._metadata = keys.shown_to(server)
+        # On one host a connection is there at once or not at all.
+        self._connecting = grpc.channel_ready_future(self.channel) if keys.credentials is not None else None
 
     def call(self, method: Callable[..., Result], request: Any, timeout: float | None = None) -> Result:
         """A call with one answer."""
+        self.connect()
         try:
-            return method(request, timeout=timeout, wait_for_ready=False)
+            return method(request, timeout=timeout, wait_for_ready=False, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc(error, self.peer) from error
 
@@ -234,7 +296,8 @@ class Caller:
 
     def begin(self, method: Callable[..., Iterator[Result]], request: Any) -> Iterator[Result]:
         """As `stream`, but the call is on its way before the first answer is asked for."""
-        replies = method(request, wait_for_ready=False)
+        self.connect()
+        replies = method(request, wait_for_ready=False, metadata=self._metadata)
 
         def follow() -> Iterator[Result]:
             try:
@@ -244,6 +307,16 @@ class Caller:
 
         return follow()
 
+    def connect(self) -> None:
+        """Waits for the first connection, for a while; if it does not come, the call says why."""
+        if self._connecting is not None:
+            # Cancelled by `close` in another thread.
+            with contextlib.suppress(grpc.FutureTimeoutError, grpc.FutureCancelledError):
+                self._connecting.result(CONNECT_SECONDS)
+            self._connecting = None
+
     def close(self) -> None:
         """Closes the channel."""
+        if self._connecting is not None:
+            self._connecting.cancel()
         self.channel.close()

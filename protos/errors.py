@@ -41,8 +41,14 @@ class AlreadyDone(FLError):
     status = grpc.StatusCode.ALREADY_EXISTS
 
 
+class NotAdmitted(FLError):
+    """A call without a ticket of the run."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
+
+
 class Forbidden(FLError):
-    """A private parameter sent to the scheduler."""
+    """A private parameter sent to the scheduler, or a rank that does what is another's."""
 
     status = grpc.StatusCode.PERMISSION_DENIED
 
@@ -103,7 +109,8 @@ def _begin(text: str, size: int) -> str:
 
 
 _KINDS = (
-    BadInput, WrongState, NotFound, AlreadyDone, Forbidden, TooLarge, RunEnded, RunStopped, PeerLost, InternalError,
+    BadInput, WrongState, NotFound, AlreadyDone, NotAdmitted, Forbidden, TooLarge, RunEnded, RunStopped, PeerLost,
+    InternalError,
 )  # fmt: skip
 _BY_STATUS = {kind.status: kind for kind in _KINDS}
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import grpc
 
-from protos.errors import BadInput
+from protos.errors import BadInput, FLError
+from protos.gate import check_claims
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class Patience(grpc.ServerInterceptor):  # type: ignore[type-arg]
 
         Raises:
             BadInput: one cannot be decoded.
+            Forbidden: one is of another rank than the call.
             StreamBroken: the call ended before the stream did.
         """
         waited, size = 0.0, 0
@@ -128,13 +130,14 @@ class Patience(grpc.ServerInterceptor):  # type: ignore[type-arg]
             if isinstance(message, Exception):
                 raise BadInput(f"{method}: a message cannot be decoded ({message})") from message
             size += length
+            check_claims(message)
             yield message
 
     def _message(self, method: str, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
         """The only message of a call; ends the call if there is none."""
         try:
             message = next(self._messages(method, requests, context), None)
-        except BadInput as error:
+        except FLError as error:
             context.abort(error.status, str(error))
         if message is None:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: the call has no message")

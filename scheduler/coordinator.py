@@ -13,7 +13,19 @@ from contextlib import contextmanager
 
 from protos.channel import wait_in_call
 from protos.codec import MAX_NAME, Tensors, TensorSpec
-from protos.errors import AlreadyDone, BadInput, FLError, NotFound, RunEnded, RunStopped, TooLarge, WrongState
+from protos.errors import (
+    AlreadyDone,
+    BadInput,
+    FLError,
+    Forbidden,
+    NotFound,
+    PeerLost,
+    RunEnded,
+    RunStopped,
+    TooLarge,
+    WrongState,
+)
+from protos.gate import caller_rank
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
 from scheduler.checkpoints import Offer, Schedule, Segment
@@ -21,7 +33,7 @@ from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
 from scheduler.news import Listener, News
 from scheduler.round_state import MAX_AHEAD, RoundState
-from scheduler.rounds import RoundRecord, Rules, Share, Timings
+from scheduler.rounds import RoundRecord, Rules, RunEnd, Share, Timings
 from scheduler.samplers import Round
 from scheduler.stopping import GRACE_SECONDS, Stop, Stopping, StopRequest
 from scheduler.user_messages import ReadUsers
@@ -41,15 +53,17 @@ class Coordinator:
         rules: of the run.
         ranks: of the simulators.
         listener: writes the record, the progress and the checkpoints.
+        end: what the run comes to, asked with the days of all simulators.
         schedule: when checkpoints are made; None for never.
         grace: seconds that a run has from when it is asked to stop.
     """
 
     def __init__(
-        self, rules: Rules, ranks: Sequence[int], listener: Listener, schedule: Schedule | None = None,
-        grace: float = GRACE_SECONDS,
+        self, rules: Rules, ranks: Sequence[int], listener: Listener, end: Callable[[Sequence[str]], RunEnd],
+        schedule: Schedule | None = None, grace: float = GRACE_SECONDS,
     ) -> None:  # fmt: skip
         self.rules = rules
+        self._end_of, self._end = end, RunEnd(0, None)
         self._ranks = tuple(sorted(ranks))
         self._listener = listener
         lock = threading.RLock()
@@ -93,6 +107,7 @@ class Coordinator:
                 raise AlreadyDone(f"rank {info.rank} has already joined")
             self._infos[info.rank] = info
             if len(self._infos) == len(self._ranks):
+                self._end = self._end_of(self._layout().days)
                 self._state = RoundState(self.rules, {r: i.shards for r, i in self._infos.items()})
                 self._tell_at_once(lambda: self._listener.on_layout(self._layout()))
             self._wake()
@@ -106,10 +121,21 @@ class Coordinator:
         with self._turn(rank):
             if rank in self._posted.get(key, ()):
                 raise AlreadyDone(f"rank {rank} has already posted {key!r}")
+            if self._left:
+                raise WrongState(
+                    f"rank {rank} posts {key!r}, which ranks {sorted(self._left)}, who have left, never will"
+                )
             posted = self._posted.setdefault(key, {})
             posted[rank] = payload
             self._wake()
-            self._wait(lambda: len(posted) == len(self._ranks))
+            try:
+                self._wait(lambda: len(posted) == len(self._ranks))
+            except PeerLost:
+                # Nobody waits for it any more: it counts as not said, and is not kept.
+                del posted[rank]
+                if not posted:
+                    del self._posted[key]
+                raise
             read = self._read.setdefault(key, set())
             read.add(rank)
             if len(read) == len(self._ranks):
@@ -150,16 +176,34 @@ class Coordinator:
             self.fail(f"rank {rank} is gone: its process died or its host cannot be reached")
 
     def leave(self, rank: int) -> None:
-        """A simulator is done; of a run that stops early, returns when all are and its checkpoint is on disk."""
+        """A simulator is done; of a run that stops early, returns when all are and its checkpoint is on disk.
+
+        Raises:
+            WrongState: the others still need it, and would wait for it for ever.
+        """
         with self._turn(rank):
             stop = self._stopping.decided
-            if stop is not None and self._news.lacks(rank, stop.step):
+            if stop is None:
+                with self._round_state() as state:
+                    self._check_done(rank, state)
+            elif self._news.lacks(rank, stop.step):
                 # It was on its way out when that was decided.
                 raise RunStopped(str(stop)) if self._failure is None else RunEnded(self._failure)
             self._left.add(rank)
             self._wake_all()
             if stop is not None:
                 self._wait(self._is_over, self._over)
+
+    def _check_done(self, rank: int, state: RoundState) -> None:
+        """Raises WrongState if a simulator has still to do with the others."""
+        if state.step < self._end.steps:
+            raise WrongState(f"rank {rank} cannot leave: {state.step} of {self._end.steps} rounds of the run are done")
+        last = self._end.last_test
+        if last is not None and not any(at.date == last and at.step == state.step for at in self._tests):
+            raise WrongState(f"rank {rank} cannot leave: the test on {last} is still to come")
+        for key, posted in self._posted.items():
+            if rank not in posted:
+                raise WrongState(f"rank {rank} cannot leave: others wait until it posts {key!r}")
 
     def fail(self, message: str) -> None:
         """Ends the run for all; only the first failure is kept."""
@@ -256,6 +300,8 @@ class Coordinator:
     def set_initial(self, params: Tensors, private: Sequence[str]) -> None:
         """See `GlobalModel.set_initial`."""
         with self._round_state() as state:
+            if caller_rank() not in (None, self._ranks[0]):
+                raise Forbidden(f"rank {caller_rank()} sets the initial parameters, which rank {self._ranks[0]} does")
             state.model.set_initial(params, private)
             if self._news.saves:
                 state.model.make_room()
@@ -321,7 +367,7 @@ class Coordinator:
     def train_shares(self, rank: int, at: Round, rounds: int, kind: str | None) -> dict[int, Share]:
         """See `RoundState.train_shares`; waits until the first round is near and the day's users are weighed."""
         with self._turn(rank), self._round_state() as state:
-            self._check_near(state, at.step)
+            self._check_near(state, at.step, last=self._end.steps - 1)
             # A simulator that has pushed a round may ask for the next before all have.
             self._wait(lambda: state.step + MAX_AHEAD > at.step and state.users.weighed(at.date))
             return state.train_shares(rank, at, rounds, kind)
@@ -336,7 +382,7 @@ class Coordinator:
     def end_round(self, rank: int, at: Round) -> bool:
         """Returns when a round is over: whether a checkpoint is made of the state after it."""
         with self._turn(rank), self._round_state() as state:
-            self._check_near(state, at.step)
+            self._check_near(state, at.step, last=self._end.steps - 1)
             self._wait(lambda: state.step > at.step)
             return self._news.checkpoint_step == at.step + 1
 
@@ -424,10 +470,11 @@ class Coordinator:
                 if not self._waiting[rank]:
                     del self._waiting[rank]
 
-    def _check_near(self, state: RoundState, step: int) -> None:
-        """Refuses to wait for a round that is far off, which would be for ever."""
-        if step > state.step + HORIZON:
-            raise WrongState(f"round {step} of the run was asked for, {state.step} is due")
+    def _check_near(self, state: RoundState, step: int, last: int | None = None) -> None:
+        """Refuses to wait for a round that is far off or never comes, which would be for ever."""
+        last = self._end.steps if last is None else last
+        if step > min(state.step + HORIZON, last):
+            raise WrongState(f"round {step} of the run was asked for, {state.step} is due, {last} is the last")
 
     def _check_day(self, date: str) -> None:
         if not any(date in info.days for info in self._infos.values()):

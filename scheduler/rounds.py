@@ -41,6 +41,19 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class RunEnd:
+    """What a run comes to: before that, no simulator may leave.
+
+    Attributes:
+        steps: rounds of all days.
+        last_test: date of the test after them, if there is one.
+    """
+
+    steps: int
+    last_test: str | None
+
+
+@dataclass(frozen=True)
 class Share:
     """A simulator's part of a cohort.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from protos.certificates import Credentials
 from protos.channel import Caller
 from protos.codec import Array, Tensors, assemble, specs, tensor_chunks
 from protos.errors import FLError
+from protos.gate import Keys
 from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
@@ -42,15 +42,14 @@ class SchedulerClient:
     is gone and `RunEnded` if the run has failed elsewhere.
 
     Args:
-        address: the scheduler's "host:port".
-        rank: of this simulator.
-        credentials: of this simulator, None on loopback.
+        address: of the scheduler's server.
+        keys: of this simulator.
     """
 
-    def __init__(self, address: str, rank: int, credentials: Credentials | None = None) -> None:
-        self._caller = Caller(address, "the scheduler (rank 0)", credentials)
+    def __init__(self, address: str, keys: Keys) -> None:
+        self._caller = Caller(address, "the scheduler (rank 0)", 0, keys)
         self._stub = pb_grpc.SchedulerServerStub(self._caller.channel)
-        self._rank = rank
+        self._rank = keys.rank
 
     def close(self) -> None:
         """Closes the connection."""

@@ -13,6 +13,7 @@ from protos.certificates import Credentials
 from protos.channel import answering, confirm_end, make_server, streaming
 from protos.codec import TensorAssembler, tensor_chunks
 from protos.errors import BadInput
+from protos.gate import Gate
 from protos.shared_arrays import MemoryHandle, SharedArrays
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
@@ -44,14 +45,15 @@ THREADS_PER_SIMULATOR = 8
 
 
 def start_scheduler_server(
-    coordinator: Coordinator, host: str, simulators: int, credentials: Credentials | None = None
+    coordinator: Coordinator, where: str, simulators: int, gate: Gate, credentials: Credentials | None = None
 ) -> tuple[grpc.Server, str]:
     """Starts the scheduler's server; returns it and its address."""
     servicer = SchedulerServicer(coordinator)
     return make_server(
         lambda server: pb_grpc.add_SchedulerServerServicer_to_server(servicer, server),
-        host,
+        where,
         threads=THREADS_PER_SIMULATOR * simulators + 4,
+        gate=gate,
         credentials=credentials,
     )
 

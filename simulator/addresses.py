@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import socket
 import struct
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,28 @@ def place() -> str:
     except OSError:
         network = ""
     return f"{machine_id() or socket.gethostname()} {network}"
+
+
+def temporary_folder() -> tuple[str, str]:
+    """The folder for temporary files, and what tells it from all others of this machine; "" twice if there is none."""
+    try:
+        path = tempfile.gettempdir()
+        return path, _identity(path)
+    except OSError:
+        return "", ""
+
+
+def is_here(folder: str, identity: str) -> bool:
+    """Whether this process finds another's temporary folder under the same name: containers may have their own."""
+    try:
+        return not folder or _identity(folder) == identity
+    except OSError:
+        return False
+
+
+def _identity(path: str) -> str:
+    found = Path(path).stat()
+    return f"{found.st_dev} {found.st_ino}"
 
 
 def choose_address(wanted: str | None, host: str, addresses: Sequence[Address]) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from protos.certificates import Credentials
 from protos.channel import Caller
 from protos.codec import Array, Tensors, assemble, tensor_chunks
 from protos.errors import NotFound
+from protos.gate import Keys
 from protos.payloads import join_bundles, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
@@ -25,19 +25,15 @@ class DataClient:
 
     Args:
         addresses: of the data servers, by rank of the simulator.
-        rank: of the simulator this process belongs to.
+        keys: of the simulator this process belongs to.
         store: of that simulator.
-        credentials: of that simulator, None on loopback.
     """
 
-    def __init__(
-        self, addresses: Mapping[int, str], rank: int, store: UserStore, credentials: Credentials | None = None
-    ) -> None:
+    def __init__(self, addresses: Mapping[int, str], keys: Keys, store: UserStore) -> None:
         self._addresses = dict(sorted(addresses.items()))
         self._ranks = tuple(self._addresses)
-        self._rank = rank
+        self._keys, self._rank = keys, keys.rank
         self._store = store
-        self._credentials = credentials
         self._callers: dict[int, tuple[Caller, pb_grpc.DataServerStub]] = {}
 
     def owner(self, uid: str) -> int:
@@ -139,6 +135,12 @@ class DataClient:
         """Forgets a day's examples on this simulator's own data server."""
         self._store.clear_examples(date, split)
 
+    def connect(self) -> None:
+        """Connects to all data servers of other simulators now, and not when first needed: see `Caller.connect`."""
+        others = [self._peer(rank) for rank in self._ranks if rank != self._rank]
+        for caller, _ in others:
+            caller.connect()
+
     def close(self) -> None:
         """Closes all connections."""
         for caller, _ in self._callers.values():
@@ -147,7 +149,7 @@ class DataClient:
 
     def _peer(self, rank: int) -> tuple[Caller, pb_grpc.DataServerStub]:
         if rank not in self._callers:
-            caller = Caller(self._addresses[rank], f"the data server of rank {rank}", self._credentials)
+            caller = Caller(self._addresses[rank], f"the data server of rank {rank}", rank, self._keys)
             self._callers[rank] = (caller, pb_grpc.DataServerStub(caller.channel))
         return self._callers[rank]
 

@@ -12,6 +12,7 @@ from protos.certificates import Credentials
 from protos.channel import answering, make_server, streaming
 from protos.codec import Tensors, TensorSpec, assemble, tensor_chunks
 from protos.errors import BadInput, NotFound, WrongState
+from protos.gate import Gate
 from protos.payloads import join_users, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
@@ -68,8 +69,9 @@ def start_data_server(
     store: UserStore,
     schema: PrivateSchema,
     owns: Callable[[str], bool],
-    host: str,
+    where: str,
     on_crash: Callable[[BaseException], None],
+    gate: Gate,
     threads: int = 8,
     credentials: Credentials | None = None,
     peers: PeerServicer | None = None,
@@ -80,11 +82,12 @@ def start_data_server(
         store: of this simulator.
         schema: of the private parameters.
         owns: whether a uid belongs here.
-        host: address to listen on.
+        where: what to listen on, see `make_server`.
         on_crash: told of unforeseen exceptions.
+        gate: who is let in.
         threads: calls under way at once.
-        credentials: of this simulator, None on loopback.
-        peers: what the other simulators exchange sums and parameters with, on the same port.
+        credentials: of this simulator, where the run spans hosts.
+        peers: what the other simulators exchange sums and parameters with, on the same server.
     """
     servicer = DataServicer(store, schema, owns, on_crash)
 
@@ -93,7 +96,7 @@ def start_data_server(
         if peers is not None:
             peer_grpc.add_PeerServerServicer_to_server(peers, server)
 
-    return make_server(register, host, threads, credentials)
+    return make_server(register, where, threads, gate, credentials)
 
 
 class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]

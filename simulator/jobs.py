@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from protos.certificates import Credentials
 from protos.codec import Tensors, TensorSpec
+from protos.gate import Keys
 from protos.shared_arrays import MemoryHandle
 from scheduler.aggregation import Sums
 from scheduler.metrics import UserResult
@@ -55,7 +55,7 @@ class Connect:
     """The data servers of the run, and what opens their doors: over the pipe, so that it is nowhere else to be seen."""
 
     addresses: Mapping[int, str]
-    credentials: Credentials | None = None
+    keys: Keys
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from protos.certificates import Credentials
 from protos.channel import Caller
 from protos.codec import Tensors, assemble, tensor_chunks
 from protos.errors import FLError
+from protos.gate import Keys
 from protos.stubs import peer_server_pb2 as pb
 from protos.stubs import peer_server_pb2_grpc as pb_grpc
 from scheduler.messages import key_to_message
@@ -26,26 +26,18 @@ class PeerGroup:
     """One simulator's connections to the others of its group.
 
     Args:
-        rank: of this simulator.
+        keys: of this simulator.
         addresses: of the data servers, by rank; those of the group at least.
         parts: of the group.
         meeting: where this simulator is met by the others.
-        credentials: of this simulator, None on loopback.
     """
 
-    def __init__(
-        self,
-        rank: int,
-        addresses: Mapping[int, str],
-        parts: Parts,
-        meeting: Meeting,
-        credentials: Credentials | None = None,
-    ) -> None:
-        self._rank, self._parts, self._meeting = rank, parts, meeting
-        me = parts.group.index(rank)
+    def __init__(self, keys: Keys, addresses: Mapping[int, str], parts: Parts, meeting: Meeting) -> None:
+        self._rank, self._parts, self._meeting = keys.rank, parts, meeting
+        me = parts.group.index(keys.rank)
         # Everybody begins with the one after itself, so that not all call the same one first.
         self._others = [other for other in parts.group[me + 1 :] + parts.group[:me] if parts.specs(other)]
-        self._callers = {o: Caller(addresses[o], f"the simulator of rank {o}", credentials) for o in self._others}
+        self._callers = {o: Caller(addresses[o], f"the simulator of rank {o}", o, keys) for o in self._others}
         self._stubs = {other: pb_grpc.PeerServerStub(caller.channel) for other, caller in self._callers.items()}
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="peers")
         self._error: FLError | None = None

@@ -16,7 +16,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from protos.certificates import Credentials, certify, make_key
-from simulator.addresses import LOOPBACK, choose_address, own_addresses, place
+from protos.channel import UNIX
+from protos.gate import TICKET_BYTES, Gate, Keys
+from simulator.addresses import LOOPBACK, choose_address, is_here, own_addresses, place, temporary_folder
 from simulator.cores import cores_for_shards, cpu_limit, out_of_reach, own_cores
 from simulator.launch_environment import Launch, launch_of, wrong_library
 from simulator.launcher import cancel_step_later, end_launcher_later, leave_with
@@ -50,14 +52,18 @@ class FLSimRoleMaker:
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()
         self.host = socket.gethostname()
-        told = self._gather([self.host, place(), own_cores()])
-        self.hosts: list[str] = [host for host, _, _ in told]
-        self._places: list[str] = [where for _, where, _ in told]
-        self._cores: list[list[int]] = [cores for _, _, cores in told]
+        told = self._gather([self.host, place(), own_cores(), *temporary_folder()])
+        self.hosts: list[str] = [each[0] for each in told]
+        self._places: list[str] = [each[1] for each in told]
+        self._cores: list[list[int]] = [each[2] for each in told]
+        # Whether all ranks can meet at Unix sockets: on one host, and with one view of its files.
+        self._together = all(self._gather(all(is_here(folder, identity) for *_, folder, identity in told)))
+        self._together = self._together and not self.spans_hosts
         self._address = LOOPBACK
         self._key: tuple[bytes, bytes] | None = None
-        # What opens the other ranks' doors; None while all are on one host.
-        self.credentials: Credentials | None = None
+        # Who is let in by the servers of this rank, and what lets this rank in elsewhere, after `secure`.
+        self.gate = Gate(self.simulator_ranks)
+        self.keys = Keys(self.rank, {})
         if comm is not None:
             _unname_shared_memory()
 
@@ -90,7 +96,7 @@ class FLSimRoleMaker:
         return self.rank in self.simulator_ranks
 
     def prepare_network(self, interface: str | None) -> None:
-        """Finds this rank's address, and makes its key if the run spans hosts.
+        """Finds this rank's address, and makes its key, unless all ranks meet at Unix sockets.
 
         Args:
             interface: name, address or network to choose by; None for the default.
@@ -98,16 +104,32 @@ class FLSimRoleMaker:
         Raises:
             FLError: there is no such address, or cryptography is missing.
         """
-        if interface is None and not self.spans_hosts:
-            return
-        address = choose_address(interface, self.host, own_addresses())
-        if self.spans_hosts:
-            self._address, self._key = address, make_key()
+        if interface is not None or self.spans_hosts:
+            address = choose_address(interface, self.host, own_addresses())
+            if self.spans_hosts:
+                self._address = address
+        if not self._together:
+            self._key = make_key()
 
     def secure(self) -> None:
-        """Gets all ranks of a run that spans hosts their certificates; comes after `prepare_network`, on all."""
+        """Gets this rank what opens the other ranks' servers; comes after `prepare_network`, on all."""
+        self.keys = Keys(self.rank, self._trade_tickets(), self._certificate())
+
+    def _trade_tickets(self) -> dict[int, bytes]:
+        """Hands each rank its ticket at this rank's server, and nobody else; returns this rank's own, by server."""
+        mine = np.zeros((self.size, TICKET_BYTES), np.uint8)
+        for rank in self.simulator_ranks:
+            mine[rank] = np.frombuffer(self.gate.ticket(rank) or b"", np.uint8)
+        theirs = mine
+        if self._comm is not None:
+            theirs = np.empty_like(mine)
+            self._comm.Alltoall(mine, theirs)
+        return {server: ticket.tobytes() for server, ticket in enumerate(theirs)} if self.is_simulator() else {}
+
+    def _certificate(self) -> Credentials | None:
+        """This rank's certificate, where there is more than Unix sockets."""
         if self._key is None:
-            return
+            return None
         private, public = self._key
         public_keys = [text.encode() for text in self._gather(public.decode())]
         made = None
@@ -115,12 +137,16 @@ class FLSimRoleMaker:
             ca, certificates = certify(public_keys)
             made = [ca.decode(), [certificate.decode() for certificate in certificates]]
         ca_text, texts = self.share(made)
-        self.credentials = Credentials(ca_text.encode(), texts[self.rank].encode(), private)
         self._key = None
+        return Credentials(ca_text.encode(), texts[self.rank].encode(), private)
 
-    def listen_address(self) -> str:
-        """The address servers of this rank listen on: loopback unless the run spans hosts."""
-        return self._address
+    def where_to_listen(self, folder: Path) -> str:
+        """What a server of this rank listens on, see `make_server`.
+
+        Args:
+            folder: that only this user can enter; a Unix socket is in it.
+        """
+        return f"{UNIX}{folder / 'socket'}" if self._together else self._address
 
     def share(self, value: Any) -> Any:
         """What rank 0 gives (anything that JSON holds), on every rank.

@@ -9,11 +9,12 @@ from typing import Any
 import grpc
 
 from protos.codec import Tensors
+from protos.errors import FLError
 from scheduler.checkpoints import Marks, Offer, Schedule, Segment, Snapshot
 from scheduler.coordinator import Coordinator
 from scheduler.messages import Layout
 from scheduler.metrics import TIMES, mean_metrics, user_spread
-from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules
+from scheduler.rounds import TEST, TRAIN, RoundRecord, Rules, RunEnd
 from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_server import start_scheduler_server
 from scheduler.stopping import Stop, StopRequest
@@ -24,6 +25,7 @@ from simulator.progress import RunProgress
 from simulator.record import RunRecord
 from simulator.resuming import open_record
 from simulator.role_maker import FLSimRoleMaker
+from simulator.scratch import ScratchFolder
 from simulator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -63,11 +65,18 @@ class SchedulerService:
         self._seconds = dict.fromkeys(TIMES, 0.0)
         self._rounds = 0
         schedule = Schedule(settings.checkpoint_every)
-        self.coordinator = Coordinator(rules, role.simulator_ranks, self, schedule, settings.grace)
+        self.coordinator = Coordinator(rules, role.simulator_ranks, self, self._end_of, schedule, settings.grace)
         self._server: grpc.Server
-        self._server, self.address = start_scheduler_server(
-            self.coordinator, role.listen_address(), len(role.simulator_ranks), role.credentials
-        )
+        # Of the socket, until all are connected.
+        self._sockets = ScratchFolder()
+        where, simulators = role.where_to_listen(self._sockets.path), len(role.simulator_ranks)
+        try:
+            self._server, self.address = start_scheduler_server(
+                self.coordinator, where, simulators, role.gate, role.keys.credentials
+            )
+        except FLError:
+            self._sockets.remove()
+            raise
 
     @property
     def resumed(self) -> bool:
@@ -77,12 +86,11 @@ class SchedulerService:
     # -- Listener ------------------------------------------------------------------
 
     def on_layout(self, layout: Layout) -> None:
-        """All simulators have joined."""
-        test = not isinstance(self._rules.test_sampler, NoTestSampler)
-        plans = plan_days(layout.days, train_last_day=self._settings.train_last_day, test=test)
+        """All simulators have joined, and keep their connections."""
+        self._sockets.remove()
         self.record.on_layout(layout)
         self.progress.on_layout(layout)
-        self.progress.begin(len(plans) * self._rules.rounds)
+        self.progress.begin(self._end_of(layout.days).steps)
 
     def on_initial(self, params: Tensors) -> None:
         """The initial parameters are there."""
@@ -101,6 +109,12 @@ class SchedulerService:
         elif record.phase == TEST:
             self._last_test = record
             logger.info("%s", _describe_test(record))
+
+    def _end_of(self, days: Sequence[str]) -> RunEnd:
+        """What the run comes to, when all days are known."""
+        test = not isinstance(self._rules.test_sampler, NoTestSampler)
+        plans = plan_days(days, train_last_day=self._settings.train_last_day, test=test)
+        return RunEnd(len(plans) * self._rules.rounds, plans[-1].test_date)
 
     # -- checkpoints -----------------------------------------------------------------
 
@@ -165,6 +179,7 @@ class SchedulerService:
             # The last to leave: a launcher ends what is left when a process leaves with a status.
             self.coordinator.wait_gone(_GONE_SECONDS)
         self._server.stop(1.0)
+        self._sockets.remove()
         self.progress.end()
         if stop is not None:
             self._folder.release()
@@ -195,6 +210,7 @@ class SchedulerService:
     def abandon(self, message: str) -> None:
         """Ends the run for all simulators and closes the server."""
         self.coordinator.fail(message)
+        self._sockets.remove()
         self._server.stop(0.2).wait(1.0)
 
 

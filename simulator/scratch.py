@@ -1,4 +1,4 @@
-"""The temporary folder of a simulator, gone when the run is, however it ended."""
+"""The temporary folder of a rank, gone when the run is, however it ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GRACE_SECONDS = 60.0
 
 
 class ScratchFolder:
-    """A folder on local disk (TMPDIR) that belongs to one process.
+    """A folder on local disk (TMPDIR) that belongs to one process, and that no other user can enter.
 
     Removed by `remove`, by the shards if the process is killed, and by the next run on
     this machine if all of them were.
@@ -61,6 +61,17 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Removes the scratch folder of a process that is gone.
+
+    Raises:
+        OSError: it is in use, somebody else's, or gone as well.
+    """
+    with (folder / "alive").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_folder(folder)
+
+
 def _sweep(parent: Path) -> None:
     """Removes the folders of runs that were killed as a whole: nobody holds their lock."""
     for folder in parent.glob(f"{_PREFIX}*"):
@@ -70,9 +81,7 @@ def _sweep(parent: Path) -> None:
             if folder.suffix == _GONE:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            with (folder / "alive").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_folder(folder)
-                logger.info("removed %s, left by a run that was killed", folder)
+            remove_abandoned(folder)
+            logger.info("removed %s, left by a run that was killed", folder)
         except OSError:
             continue  # in use, somebody else's, or just gone

@@ -95,7 +95,8 @@ class Shard:
     # -- data ------------------------------------------------------------------
 
     def _connect(self, job: jobs.Connect) -> None:
-        self._data = DataClient(job.addresses, self._is.rank, self._store, job.credentials)
+        self._data = DataClient(job.addresses, job.keys, self._store)
+        self._data.connect()
 
     def _prepare(self, job: jobs.Prepare) -> str:
         self.where = f"file {job.data}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from protos.channel import UNIX
 from protos.codec import Tensors
 from protos.errors import FLError, PeerLost, RunEnded, RunStopped
 from protos.shared_arrays import SharedArrays
@@ -36,7 +38,7 @@ from simulator.private_files import save_private
 from simulator.private_saver import PrivateSaver
 from simulator.resuming import Resumed, agree_on_checkpoint
 from simulator.role_maker import FLSimRoleMaker
-from simulator.scratch import ScratchFolder
+from simulator.scratch import ScratchFolder, remove_abandoned
 from simulator.settings import Settings
 from simulator.shard_pool import ShardPool
 from simulator.store import UserStore
@@ -76,9 +78,9 @@ class Simulation:
         resumed: bool,
     ) -> None:  # fmt: skip
         self._role, self._settings, self._rules, self._task = role, settings, rules, task
-        self._output, self._goes_on = output, resumed
+        self._scheduler, self._output, self._goes_on = scheduler, output, resumed
         self._leader = role.rank == role.simulator_ranks[0]
-        self._client = SchedulerClient(scheduler, role.rank, role.credentials)
+        self._client = SchedulerClient(scheduler, role.keys)
         self._scratch: ScratchFolder | None = None
         self._store: UserStore | None = None
         self._pool: ShardPool | None = None
@@ -185,6 +187,10 @@ class Simulation:
             self._store.close()
         if self._scratch is not None:
             self._scratch.remove()
+        if at_once and self._scheduler.startswith(UNIX):
+            # Rank 0 removes it itself, unless it was killed.
+            with contextlib.suppress(OSError):
+                remove_abandoned(Path(self._scheduler.removeprefix(UNIX)).parent)
         # A scheduler that is elsewhere watches a run that has stopped until the end of its processes.
         if self.stopped is None or self._role.is_scheduler():
             self._client.close()
@@ -257,11 +263,12 @@ class Simulation:
             self._store,
             self._schema,
             owns=lambda uid: owner_of(uid, ranks) == self._role.rank,
-            host=self._role.listen_address(),
+            where=self._role.where_to_listen(self._scratch.path),
             on_crash=self._server_crashed,
+            gate=self._role.gate,
             # Of each other simulator: shards that fetch users, sums that wait for their round, a wait for parameters.
             threads=4 + 4 * len(ranks),
-            credentials=self._role.credentials,
+            credentials=self._role.keys.credentials,
             peers=self._peers,
         )
         days = tuple(list_days(self._settings.data))
@@ -270,7 +277,7 @@ class Simulation:
     def _join(self) -> None:
         self._client.watch(self._run_ended, self._run_stops)
         self._layout = self._client.register(self._info)
-        self.pool.ask_all(jobs.Connect(self._addresses(), self._role.credentials))
+        self.pool.ask_all(jobs.Connect(self._addresses(), self._role.keys))
 
     def _addresses(self) -> dict[int, str]:
         """Of all data servers, by rank."""
@@ -329,7 +336,7 @@ class Simulation:
         meeting = Meeting(self._role.rank, parts, self.params.arrays, self._first_step)
         # The others come only after the next exchange, which all wait for.
         self._peers.meet(meeting)
-        peers = PeerGroup(self._role.rank, self._addresses(), parts, meeting, self._role.credentials)
+        peers = PeerGroup(self._role.keys, self._addresses(), parts, meeting)
         return Exchanged(self._client, self.pool, self.params.arrays, peers)
 
     def _prepare_reader(self, days: list[DayPlan]) -> None:
@@ -364,7 +371,7 @@ class Simulation:
         """Takes back what a checkpoint knows of private parameters, and gets ready for the next one."""
         folder = self._output / FOLDER
         if self._resumed is not None:
-            client = DataClient(self._addresses(), self._role.rank, self.store, self._role.credentials)
+            client = DataClient(self._addresses(), self._role.keys, self.store)
             self._resumed.restore_private(folder, self._role.rank, client)
             client.close()
             # Nobody trains before all private parameters are back at their owners.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import grpc
+from doors import GATE, Socket, claimed, keys
 
 from protos.codec import specs
 from protos.stubs import data_server_pb2, peer_server_pb2, scheduler_server_pb2
@@ -27,9 +28,11 @@ class LiveData:
         peers = PeerServicer(0, self.crashes.append)
         if meeting is not None:
             peers.meet(meeting)
+        self._socket = Socket()
         self.server, self.address = start_data_server(
-            self.store, schema, lambda uid: uid.startswith("mine"), "127.0.0.1", self.crashes.append, peers=peers
-        )
+            self.store, schema, lambda uid: uid.startswith("mine"), self._socket.address, self.crashes.append, GATE,
+            peers=peers,
+        )  # fmt: skip
 
     def contents(self):
         """All that is stored."""
@@ -39,6 +42,7 @@ class LiveData:
     def close(self):
         assert self.server.stop(0).wait(WAIT)
         self.store.close()
+        self._socket.close()
         assert self.crashes == []
 
 
@@ -52,10 +56,10 @@ def as_bytes(message):
 
 
 def send(channel, service, method, messages, timeout=WAIT):
-    """The answers' bytes; on the wire every call is a stream."""
+    """The answers' bytes to a call of the rank that the messages claim; on the wire every call is a stream."""
     path = f"/{service.full_name}/{method}"
     call = channel.stream_stream(path, request_serializer=as_bytes, response_deserializer=bytes)
-    return list(call(iter(messages), timeout=timeout))
+    return list(call(iter(messages), timeout=timeout, metadata=keys(claimed(messages)).shown_to(0)))
 
 
 def refusal(channel, service, method, messages, timeout=WAIT):

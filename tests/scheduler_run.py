@@ -3,9 +3,11 @@
 import threading
 from concurrent.futures import Future
 
+from doors import GATE, Socket, keys
+
 from scheduler.coordinator import Coordinator
 from scheduler.messages import SimulatorInfo
-from scheduler.rounds import Rules
+from scheduler.rounds import Rules, RunEnd
 from scheduler.samplers import AllTestSampler, FixedSampler
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.scheduler_server import start_scheduler_server
@@ -77,9 +79,11 @@ class Run:
     def __init__(self, plan, *, federated=True, heard=None, **more):
         self.heard = heard or Heard()
         rules = Rules(7, FixedSampler(plan), AllTestSampler(), FedAvg(2.0), federated, rounds=len(plan))
-        self.coordinator = Coordinator(rules, [1, 2], self.heard, **more)
-        self.server, self.address = start_scheduler_server(self.coordinator, "127.0.0.1", 2)
-        self.clients = [SchedulerClient(self.address, rank) for rank in (1, 2)]
+        self.end = RunEnd(len(plan), None)
+        self.coordinator = Coordinator(rules, [1, 2], self.heard, lambda days: self.end, **more)
+        self._socket = Socket()
+        self.server, self.address = start_scheduler_server(self.coordinator, self._socket.address, 2, GATE)
+        self.clients = [SchedulerClient(self.address, keys(rank)) for rank in (1, 2)]
 
     def both(self, call):
         """`call(client, rank)` for both simulators at once; their results."""
@@ -113,3 +117,4 @@ class Run:
         for client in self.clients:
             client.close()
         assert self.server.stop(0).wait(WAIT)
+        self._socket.close()

@@ -3,6 +3,8 @@
 import datetime
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -10,15 +12,17 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from doors import GATE, as_rank, keys
 from scheduler_run import WAIT, Heard, background
 
 from protos.certificates import NAME, Credentials, certify, make_key
 from protos.channel import Caller, join_address, make_channel, make_server
 from protos.errors import FLError, NotFound, PeerLost
+from protos.gate import Gate
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
 from scheduler.coordinator import Coordinator
-from scheduler.rounds import Rules
+from scheduler.rounds import Rules, RunEnd
 from scheduler.samplers import AllTestSampler, FixedSampler
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.scheduler_server import start_scheduler_server
@@ -62,15 +66,15 @@ class Door(grpc.GenericRpcHandler):
 def door(ranks):
     door = Door()
     server, door.address = make_server(
-        lambda server: server.add_generic_rpc_handlers((door,)), "127.0.0.1", 2, ranks[0]
+        lambda server: server.add_generic_rpc_handlers((door,)), "127.0.0.1", 2, GATE, ranks[0]
     )
     yield door
     assert server.stop(0).wait(WAIT)
 
 
-def call(channel):
+def call(channel, rank=1, gate=GATE):
     with channel:
-        return channel.unary_unary("/any.Service/AnyMethod")(b"hello", timeout=WAIT)
+        return as_rank(rank, channel, gate).unary_unary("/any.Service/AnyMethod")(b"hello", timeout=WAIT)
 
 
 def tls(address, **parts):
@@ -101,13 +105,31 @@ def test_an_outsider_reaches_no_method(door, ranks, strangers, how):
 
 
 def test_every_rank_of_the_run_gets_in(door, ranks):
-    for rank in ranks:
-        assert call(make_channel(door.address, rank)) == b"hello"
+    for number, rank in enumerate(ranks):
+        assert call(make_channel(door.address, rank), number) == b"hello"
     assert len(door.asked) == len(ranks)
 
 
-def test_a_rank_does_not_talk_to_a_server_of_another_run(door, strangers):
-    caller = Caller(door.address, "the scheduler (rank 0)", strangers[1])
+def test_a_rank_shows_its_own_certificate_and_its_own_ticket(door, ranks):
+    """Neither is enough for another rank: not with the ticket of rank 2, not without any."""
+    with pytest.raises(grpc.RpcError) as refused:
+        call(make_channel(door.address, ranks[1]), 2)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    with pytest.raises(grpc.RpcError) as refused:
+        call(make_channel(door.address, ranks[1]), 1, Gate([1]))
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_port_that_is_served_is_not_served_twice(door):
+    """By gRPC's default a second server would bind it and take half of the calls."""
+    second = grpc.server(ThreadPoolExecutor(1))
+    with pytest.raises(RuntimeError, match="Failed to bind"):
+        second.add_insecure_port(door.address)
+
+
+def test_a_rank_does_not_talk_to_a_server_of_another_run(door, strangers, monkeypatch):
+    monkeypatch.setattr("protos.channel.CONNECT_SECONDS", 0.5)
+    caller = Caller(door.address, "the scheduler (rank 0)", 0, keys(1, strangers[1]))
     with pytest.raises(PeerLost, match=r"the scheduler \(rank 0\) at 127\.0\.0\.1:\d+ does not answer"):
         caller.call(caller.channel.unary_unary("/any.Service/AnyMethod"), b"hello", timeout=WAIT)
     caller.close()
@@ -116,28 +138,29 @@ def test_a_rank_does_not_talk_to_a_server_of_another_run(door, strangers):
 
 def test_the_scheduler_lets_only_ranks_of_the_run_in(ranks, strangers):
     rules = Rules(7, FixedSampler([["a"]]), AllTestSampler(), FedAvg(2.0), True, rounds=1)
-    coordinator = Coordinator(rules, [1, 2], Heard())
-    server, address = start_scheduler_server(coordinator, "127.0.0.1", 2, ranks[0])
+    coordinator = Coordinator(rules, [1, 2], Heard(), lambda days: RunEnd(1, None))
+    server, address = start_scheduler_server(coordinator, "127.0.0.1", 2, GATE, ranks[0])
     fail = pb.Failure(rank=1, message="an outsider ends the run")
     for outsider in (grpc.insecure_channel(address), make_channel(address, strangers[1])):
         with outsider, pytest.raises(grpc.RpcError):
-            pb_grpc.SchedulerServerStub(outsider).ReportFailure(fail, timeout=WAIT)
+            pb_grpc.SchedulerServerStub(as_rank(1, outsider)).ReportFailure(fail, timeout=WAIT)
     assert coordinator.failure is None
-    client = SchedulerClient(address, 1, ranks[1])
+    client = SchedulerClient(address, keys(1, ranks[1]))
     client.report_failure("a rank ends it")
     client.close()
     assert coordinator.failure == "a rank ends it"
     assert server.stop(0).wait(WAIT)
 
 
-def test_a_data_server_lets_only_ranks_of_the_run_in(ranks, strangers, tmp_path):
+def test_a_data_server_lets_only_ranks_of_the_run_in(ranks, strangers, tmp_path, monkeypatch):
+    monkeypatch.setattr("protos.channel.CONNECT_SECONDS", 0.5)
     store = UserStore(tmp_path)
     server, address = start_data_server(
-        store, PrivateSchema(), lambda uid: True, "127.0.0.1", lambda error: None, credentials=ranks[1]
+        store, PrivateSchema(), lambda uid: True, "127.0.0.1", lambda error: None, GATE, credentials=ranks[1]
     )
     for credentials, answer in ((strangers[2], PeerLost), (ranks[2], NotFound)):
         # To a client of rank 2 every uid is rank 1's.
-        client = DataClient({1: address}, 2, store, credentials)
+        client = DataClient({1: address}, keys(2, credentials), store)
         with pytest.raises(answer):
             client.get_data_by_uid("somebody", "20200101", "train")
         client.close()
@@ -166,6 +189,9 @@ class Comm:
     def Allgatherv(self, mine, into):  # noqa: N802
         into[0][:] = np.concatenate(self.shared.meet(self.rank, mine))
         assert [len(part) for part in self.shared.last] == list(into[1])
+
+    def Alltoall(self, mine, into):  # noqa: N802
+        into[:] = [theirs[self.rank] for theirs in self.shared.meet(self.rank, mine)]
 
     def Bcast(self, buffer, root):  # noqa: N802
         buffer[:] = self.shared.meet(self.rank, buffer)[root]
@@ -211,50 +237,105 @@ def test_ranks_on_several_hosts_get_certificates_and_keep_their_keys(places):
     meeting = Meeting(3)
     futures = [background(start_rank, rank, meeting) for rank in range(3)]
     roles = [future.result(WAIT) for future in futures]
-    assert [role.listen_address() for role in roles] == ["192.0.2.1"] * 3
+    assert [role.where_to_listen(Path("/tmp/x")) for role in roles] == ["192.0.2.1"] * 3
     door = Door()
     server, address = make_server(
-        lambda server: server.add_generic_rpc_handlers((door,)), "127.0.0.1", 2, roles[0].credentials
+        lambda server: server.add_generic_rpc_handlers((door,)),
+        "127.0.0.1",
+        2,
+        roles[0].gate,
+        roles[0].keys.credentials,
     )
+    # The scheduler calls nobody.
+    assert roles[0].keys.tickets == {}
+    for role in roles[1:]:
+        assert call(make_channel(address, role.keys.credentials), role.rank, roles[0].gate) == b"hello"
     for role in roles:
-        assert call(make_channel(address, role.credentials)) == b"hello"
         # No private key went over the network.
-        assert role.credentials.key.splitlines()[1] not in meeting.seen
+        assert role.keys.credentials.key.splitlines()[1] not in meeting.seen
     assert b"PRIVATE" not in meeting.seen
     assert meeting.seen.count(b"BEGIN PUBLIC KEY") == 3
-    assert len({role.credentials.key for role in roles}) == 3
+    assert len({role.keys.credentials.key for role in roles}) == 3
     assert server.stop(0).wait(WAIT)
 
 
-def test_ranks_on_one_host_need_none(places):
+def test_ranks_on_one_host_need_none_and_meet_at_sockets(places):
     places("a", "a")
     meeting = Meeting(2)
     futures = [background(start_rank, rank, meeting, "eth0") for rank in range(2)]
     roles = [future.result(WAIT) for future in futures]
-    assert [(role.credentials, role.listen_address()) for role in roles] == [(None, "127.0.0.1")] * 2
+    where = Path("/tmp/x")
+    assert [(role.keys.credentials, role.where_to_listen(where)) for role in roles] == [
+        (None, "unix:/tmp/x/socket")
+    ] * 2
 
 
-# -- in the clear on loopback only ---------------------------------------------------
+def test_ranks_on_one_host_that_do_not_see_each_others_files_get_certificates(places, monkeypatch):
+    """As containers do that share a network; they are on one host all the same."""
+    places("a", "a", "a")
+    folders = iter([("/tmp", "1 2"), ("/tmp", "1 2"), ("/tmp", "3 4")])
+    monkeypatch.setattr("simulator.role_maker.temporary_folder", lambda: next(folders))
+    monkeypatch.setattr("simulator.role_maker.is_here", lambda folder, identity: identity == "1 2")
+    meeting = Meeting(3)
+    futures = [background(start_rank, rank, meeting) for rank in range(3)]
+    roles = [future.result(WAIT) for future in futures]
+    assert [role.where_to_listen(Path("/tmp/x")) for role in roles] == ["127.0.0.1"] * 3
+    assert {role.simulators_here for role in roles} == {2}
+    assert all(role.keys.credentials is not None and not role.spans_hosts for role in roles)
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "0.0.0.0", "::"])
-def test_nothing_is_served_or_called_in_the_clear_beyond_loopback(host):
-    with pytest.raises(FLError, match=r"is not loopback: .* needs credentials"):
-        make_server(lambda server: None, host, 1)
-    with pytest.raises(FLError, match=r"is not loopback: .* needs credentials"):
+def test_a_ticket_is_of_one_rank_at_one_server(places):
+    places("a", "a", "a")
+    meeting = Meeting(3)
+    roles = [f.result(WAIT) for f in [background(start_rank, rank, meeting) for rank in range(3)]]
+    for server in roles:
+        for role in roles[1:]:
+            assert server.gate.holder(role.keys.shown_to(server.rank)) == role.rank
+            for elsewhere in {0, 1, 2} - {server.rank}:
+                assert server.gate.holder(role.keys.shown_to(elsewhere)) is None
+    assert len({ticket for role in roles for ticket in role.keys.tickets.values()}) == 6
+    assert all(ticket.hex() not in repr(role.keys) for role in roles for ticket in role.keys.tickets.values())
+
+
+# -- nothing in the clear ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "0.0.0.0", "::", "127.0.0.1", "::1"])
+def test_nothing_is_served_or_called_in_the_clear_on_an_address(host):
+    with pytest.raises(FLError, match="an address of a host needs credentials"):
+        make_server(lambda server: None, host, 1, GATE)
+    with pytest.raises(FLError, match="an address of a host needs credentials"):
         make_channel(join_address(host, 1234))
+
+
+@pytest.mark.parametrize("name", ["plain", "with a space", "with % and ? and é", "l" * 120])
+def test_a_socket_is_reached_whatever_its_folder_is_called(tmp_path, name):
+    """The system takes 107 bytes of a socket's path."""
+    folder = tmp_path / name
+    folder.mkdir()
+    door, where = Door(), f"unix:{folder}/socket"
+    server, address = make_server(lambda server: server.add_generic_rpc_handlers((door,)), where, 2, GATE)
+    assert address == where
+    assert (folder / "socket").is_socket()
+    assert call(make_channel(address)) == b"hello"
+    assert server.stop(0).wait(WAIT)
+
+
+def test_a_folder_that_takes_no_socket_is_named(tmp_path):
+    with pytest.raises(FLError, match=f"cannot listen on unix:{tmp_path}/none/socket.*point TMPDIR to a local disk"):
+        make_server(lambda server: None, f"unix:{tmp_path}/none/socket", 1, GATE)
 
 
 def test_an_address_that_cannot_be_bound_is_named(ranks):
     with pytest.raises(FLError, match=r"cannot listen on 198\.51\.100\.1"):
-        make_server(lambda server: None, "198.51.100.1", 1, ranks[0])
+        make_server(lambda server: None, "198.51.100.1", 1, GATE, ranks[0])
 
 
 def test_ipv6_goes_in_brackets(ranks):
     assert join_address("fd00::1", 7) == "[fd00::1]:7"
     door = Door()
     try:
-        server, address = make_server(lambda server: server.add_generic_rpc_handlers((door,)), "::1", 2, ranks[0])
+        server, address = make_server(lambda server: server.add_generic_rpc_handlers((door,)), "::1", 2, GATE, ranks[0])
     except FLError:
         pytest.skip("this machine has no IPv6 loopback")
     assert call(make_channel(address, ranks[1])) == b"hello"

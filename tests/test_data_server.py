@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
+from doors import GATE, channel_of, keys
 
-from protos.channel import make_channel
 from protos.codec import from_bundle, specs, tensor_chunks, to_bundle
 from protos.errors import BadInput, NotFound, PeerLost, WrongState
 from protos.stubs import data_server_pb2 as pb
@@ -41,9 +41,10 @@ def pair(tmp_path):
         (tmp_path / str(rank)).mkdir()
         stores[rank] = UserStore(tmp_path / str(rank))
         servers[rank], addresses[rank] = start_data_server(
-            stores[rank], schema, lambda uid, rank=rank: owner_of(uid, RANKS) == rank, "127.0.0.1", crashes.append
-        )
-    clients = {rank: DataClient(addresses, rank, stores[rank]) for rank in RANKS}
+            stores[rank], schema, lambda uid, rank=rank: owner_of(uid, RANKS) == rank,
+            f"unix:{tmp_path}/{rank}/socket", crashes.append, GATE,
+        )  # fmt: skip
+    clients = {rank: DataClient(addresses, keys(rank), stores[rank]) for rank in RANKS}
     yield SimpleNamespace(stores=stores, servers=servers, addresses=addresses, clients=clients)
     for rank in RANKS:
         clients[rank].close()
@@ -136,7 +137,7 @@ def test_what_belongs_to_another_server_is_refused(pair):
     with pytest.raises(WrongState, match=f"uid '{MINE}' belongs to another data server"):
         pair.clients[1].send_data(2, [record(MINE, rows(1))])
     assert not pair.stores[2].knows(MINE)
-    with make_channel(pair.addresses[2]) as channel:
+    with channel_of(2, pair.addresses[2]) as channel:
         stub = pb_grpc.DataServerStub(channel)
         for call in (
             lambda: list(stub.GetUserData(pb.UserDataKey(uid=MINE), timeout=WAIT)),
@@ -174,12 +175,13 @@ def test_private_parameters_are_those_the_round_began_with(pair, writer, reader)
     assert_equal(pair.clients[reader].get_param_by_uid(MINE, 3), scaled(2))
 
 
-def test_private_parameters_of_many_chunks_arrive(pair):
+def test_private_parameters_of_many_chunks_arrive(pair, tmp_path):
     large = {"bias": np.arange(1_500_000, dtype=np.float32)}
     schema = PrivateSchema()
     schema.set(specs(large))
-    server, address = start_data_server(pair.stores[2], schema, lambda uid: True, "127.0.0.1", lambda error: None)
-    client = DataClient({1: pair.addresses[1], 2: address}, 1, pair.stores[1])
+    where = f"unix:{tmp_path}/socket"
+    server, address = start_data_server(pair.stores[2], schema, lambda uid: True, where, lambda error: None, GATE)
+    client = DataClient({1: pair.addresses[1], 2: address}, keys(1), pair.stores[1])
     client.send_data(2, [record(THEIRS, rows(1))])
     client.set_param_by_uid(THEIRS, 0, large)
     assert_equal(client.get_param_by_uid(THEIRS, 1), large)
@@ -229,7 +231,7 @@ def test_a_schema_must_be_known_and_be_kept():
 
 
 def call_with(pair, method, *messages):
-    with make_channel(pair.addresses[2]) as channel:
+    with channel_of(2, pair.addresses[2]) as channel:
         return getattr(pb_grpc.DataServerStub(channel), method)(iter(messages), timeout=WAIT)
 
 
@@ -258,7 +260,7 @@ def test_a_date_that_is_none_never_becomes_a_key(pair):
 
 def test_the_service_clears_and_reads_by_rpc_too(pair):
     pair.clients[2].send_data(2, [record(THEIRS, rows(1)), record(THEIRS, rows(2), (1, 0))])
-    with make_channel(pair.addresses[2]) as channel:
+    with channel_of(2, pair.addresses[2]) as channel:
         stub = pb_grpc.DataServerStub(channel)
         key = pb.UserDataKey(uid=THEIRS, set=pb.DataSet(date=DAY, split="train"))
         assert [from_bundle(b)["x"].tolist() for b in stub.GetUserData(key, timeout=WAIT)] == [[1], [2]]

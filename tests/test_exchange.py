@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from doors import GATE, Socket, keys
 from hostile import PEER, LiveData, raw_channel, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -100,16 +101,19 @@ class Simulator:
         self.crashes = []
         servicer = PeerServicer(0, self.crashes.append)
         servicer.meet(self.meeting)
+        self._socket = Socket()
         self._server, self.address = make_server(
-            lambda server: peer_server_pb2_grpc.add_PeerServerServicer_to_server(servicer, server), "127.0.0.1", 16
-        )
+            lambda server: peer_server_pb2_grpc.add_PeerServerServicer_to_server(servicer, server),
+            self._socket.address, 16, GATE,
+        )  # fmt: skip
 
     def connect(self, addresses):
-        self.group = PeerGroup(self.rank, addresses, self.parts, self.meeting)
+        self.group = PeerGroup(keys(self.rank), addresses, self.parts, self.meeting)
 
     def close(self):
         self.group.close()
         self._server.stop(None)
+        self._socket.close()
 
 
 @pytest.fixture
@@ -287,13 +291,14 @@ def test_a_simulator_that_is_gone_is_named(make_simulators):
         first.group.add_up(at(0), sums_of(1, 0))
 
 
-def test_a_simulator_without_a_group_refuses():
+def test_a_simulator_without_a_group_refuses(tmp_path):
     servicer = PeerServicer(0, lambda error: None)
     server, address = make_server(
-        lambda made: peer_server_pb2_grpc.add_PeerServerServicer_to_server(servicer, made), "127.0.0.1", 4
-    )
+        lambda made: peer_server_pb2_grpc.add_PeerServerServicer_to_server(servicer, made),
+        f"unix:{tmp_path}/socket", 4, GATE,
+    )  # fmt: skip
     try:
-        caller = Caller(address, "the simulator")
+        caller = Caller(address, "the simulator", 2, keys(1))
         stub = peer_server_pb2_grpc.PeerServerStub(caller.channel)
         with pytest.raises(WrongState, match="scheduler alone"):
             list(caller.stream(stub.GetPart, peer_server_pb2.PartRequest(rank=1, step=0)))
@@ -442,7 +447,7 @@ CASES = [
     ("AddSums", [peer_server_pb2.PartSums(key=key())], LARGE, "0 characters"),
     ("AddSums", [bring(rank=9)], NONE, "rank 9"),
     ("AddSums", [bring(rank=1)], NONE, "rank 1"),
-    ("AddSums", [bring(rank=2**32 - 1)], NONE, "rank 4294967295"),
+    ("AddSums", [bring(rank=2**32 - 1)], grpc.StatusCode.PERMISSION_DENIED, "rank 1 spoke for rank 4294967295"),
     ("AddSums", [bring(step=1)], STATE, "0 is due"),
     ("AddSums", [bring(step=2**64 - 1)], STATE, "0 is due"),
     ("AddSums", [bring(date="20200102")], STATE, "is due"),

@@ -6,6 +6,7 @@ import threading
 
 import grpc
 import pytest
+from doors import GATE, keys
 from running import ROOT, environment
 
 from protos.channel import KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, make_channel, make_server
@@ -16,21 +17,24 @@ SECONDS = (KEEPALIVE_MS + KEEPALIVE_TIMEOUT_MS) // 1000 + 3
 BUSY_SERVER = """
 import ctypes, sys, grpc
 from protos.channel import make_server
+from protos.gate import Gate, Keys
 def hold(request, context):
     ctypes.PyDLL(None).sleep(int(sys.argv[1]))
     return request
 class Door(grpc.GenericRpcHandler):
     def service(self, details):
         return grpc.unary_unary_rpc_method_handler(hold)
-server, address = make_server(lambda server: server.add_generic_rpc_handlers((Door(),)), "127.0.0.1", 2)
-print(address, flush=True)
+gate = Gate([1])
+server, address = make_server(lambda server: server.add_generic_rpc_handlers((Door(),)), sys.argv[2], 2, gate)
+print(Keys(1, {0: gate.ticket(1)}).shown_to(0)[0][1], flush=True)
 sys.stdin.read()
 """
 BUSY_CLIENT = """
 import ctypes, sys
 from protos.channel import make_channel
 with make_channel(sys.argv[2]) as channel:
-    answer = channel.unary_unary("/any.Service/Wait").future(b"hello", timeout=60)
+    metadata = (("flsim-ticket", sys.argv[3]),)
+    answer = channel.unary_unary("/any.Service/Wait").future(b"hello", timeout=60, metadata=metadata)
     sys.stdin.readline()
     ctypes.PyDLL(None).sleep(int(sys.argv[1]))
     print(answer.result().decode(), flush=True)
@@ -61,20 +65,22 @@ class Waiting(grpc.GenericRpcHandler):
 
 
 @pytest.mark.slow
-def test_a_server_that_holds_pythons_lock_is_not_taken_for_gone():
-    busy = process(BUSY_SERVER)
+def test_a_server_that_holds_pythons_lock_is_not_taken_for_gone(tmp_path):
+    address = f"unix:{tmp_path}/socket"
+    busy = process(BUSY_SERVER, address)
     try:
-        with make_channel(busy.stdout.readline().strip()) as channel:
-            assert channel.unary_unary("/any.Service/Hold")(b"hello", timeout=60) == b"hello"
+        metadata = (("flsim-ticket", busy.stdout.readline().strip()),)
+        with make_channel(address) as channel:
+            assert channel.unary_unary("/any.Service/Hold")(b"hello", timeout=60, metadata=metadata) == b"hello"
     finally:
         busy.communicate(timeout=30)
 
 
 @pytest.mark.slow
-def test_a_client_that_holds_pythons_lock_is_not_taken_for_gone():
-    waiting = Waiting()
-    server, address = make_server(lambda server: server.add_generic_rpc_handlers((waiting,)), "127.0.0.1", 2)
-    busy = process(BUSY_CLIENT, address)
+def test_a_client_that_holds_pythons_lock_is_not_taken_for_gone(tmp_path):
+    waiting, where = Waiting(), f"unix:{tmp_path}/socket"
+    server, address = make_server(lambda server: server.add_generic_rpc_handlers((waiting,)), where, 2, GATE)
+    busy = process(BUSY_CLIENT, address, keys(1).shown_to(0)[0][1])
     try:
         assert waiting.called.wait(30)
         busy.stdin.write("now\n")

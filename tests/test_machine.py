@@ -19,6 +19,7 @@ from scheduler.messages import Layout, SimulatorInfo
 from scheduler.metrics import UserResult
 from scheduler.rounds import RoundRecord, Timings
 from scheduler.samplers import Round
+from simulator.addresses import temporary_folder
 from simulator.progress import RunProgress
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scratch import ScratchFolder
@@ -180,7 +181,7 @@ class Comm:
 )
 def test_rank_0_schedules_and_the_others_simulate(rank, hosts, parts):
     # Two machines of one name are two machines.
-    role = FLSimRoleMaker(Comm(rank, [("node", host, [0, 1]) for host in hosts]))
+    role = FLSimRoleMaker(Comm(rank, [("node", host, [0, 1], *temporary_folder()) for host in hosts]))
     assert role.hosts == ["node"] * len(hosts)
     assert role.spans_hosts == (len(set(hosts)) > 1)
     assert (role.is_scheduler(), role.is_simulator(), role.simulator_ranks) == parts
@@ -188,7 +189,8 @@ def test_rank_0_schedules_and_the_others_simulate(rank, hosts, parts):
 
 def test_simulators_of_one_machine_share_its_cores(monkeypatch):
     monkeypatch.setattr("simulator.role_maker.cpu_limit", lambda: None)
-    told = [("node", "a", [0, 1, 2, 3]), ("node", "me", [0, 1, 2, 3]), ("node", "me", [0, 1, 2, 3]), ("n", "b", [0])]
+    cores = [("a", [0, 1, 2, 3]), ("me", [0, 1, 2, 3]), ("me", [0, 1, 2, 3]), ("b", [0])]
+    told = [("node", place, mine, *temporary_folder()) for place, mine in cores]
     assert [FLSimRoleMaker(Comm(rank, told)).cores_for_shards() for rank in (1, 2, 3)] == [2, 2, 1]
 
 
@@ -197,7 +199,9 @@ def test_without_a_launcher_one_process_is_both(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     role = FLSimRoleMaker()
     assert (role.rank, role.size, role.is_scheduler(), role.is_simulator()) == (0, 1, True, True)
-    assert role.listen_address() == "127.0.0.1"
+    role.secure()
+    assert role.where_to_listen(Path("/tmp/x")) == "unix:/tmp/x/socket"
+    assert (set(role.keys.tickets), role.keys.credentials) == ({0}, None)
     assert role.share("x") == "x"
     assert role.agree(None) is None
     assert role.agree("a problem") == "a problem"

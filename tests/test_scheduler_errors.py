@@ -1,12 +1,11 @@
 """What goes wrong at the scheduler, over real gRPC: the right error for the one, the end of the run for all."""
 
-from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from threading import Event
 
-import grpc
 import numpy as np
 import pytest
+from doors import keys
 from scheduler_run import WAIT, Run, background, info, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at
 
@@ -23,6 +22,7 @@ from protos.errors import (
     TooLarge,
     WrongState,
 )
+from scheduler.rounds import RunEnd
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.scheduler_server import SchedulerServicer
 
@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused_by_name(ready):
     one = ready.clients[0]
     refusals = [
         (lambda: one.register(info(1)), AlreadyDone, "rank 1 has already joined"),
-        (lambda: SchedulerClient(ready.address, 9).exchange("key", b""), NotFound, "rank 9 is not a simulator"),
+        (lambda: SchedulerClient(ready.address, keys(9)).exchange("key", b""), NotFound, "rank 9 is not a simulator"),
         (lambda: one.hash_sample_user_list(at()), WrongState, "samples with 'fixed', not 'hash'"),
         (lambda: one.update_user_inst_num(DAY, "train", {"a": 1}), AlreadyDone, "rank 1 has already told"),
         (lambda: one.update_user_inst_num("2020", "train", {"a": 1}), BadInput, "date '2020' is not of the form"),
@@ -143,6 +143,7 @@ def test_a_simulator_that_drops_its_watch_fails_the_run_for_the_other(run):
 
 
 def test_a_simulator_that_said_good_bye_may_drop_its_watch(run):
+    run.end = RunEnd(0, None)
     run.join()
     for client in run.clients:
         soon(client.watch, lambda error: None)
@@ -174,13 +175,3 @@ def test_a_simulator_that_dies_as_its_watch_begins_fails_the_run_too(run):
     broken[0]()
     with pytest.raises(RunEnded, match="rank 2 is gone"):
         waiting.result(2.0)
-
-
-# -- servers -----------------------------------------------------------------------
-
-
-def test_a_port_that_is_served_is_not_served_twice(run):
-    """By gRPC's default a second server would bind it and take half of the calls."""
-    second = grpc.server(ThreadPoolExecutor(1))
-    with pytest.raises(RuntimeError, match="Failed to bind"):
-        second.add_insecure_port(run.address)

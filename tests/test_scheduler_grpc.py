@@ -16,7 +16,7 @@ from protos.shared_arrays import SharedArrays, unnamed_file
 from scheduler.aggregation import ExactSum, Sums, sum_specs
 from scheduler.messages import BATCH
 from scheduler.metrics import UserResult
-from scheduler.rounds import Share, Timings
+from scheduler.rounds import RunEnd, Share, Timings
 from scheduler.streams import owner_of
 
 W = {"w": TensorSpec("float32", (2,))}
@@ -59,6 +59,7 @@ def test_exchange_carries_what_is_larger_than_a_chunk(run):
 
 
 def test_the_watch_ends_without_an_error_when_all_have_left(run):
+    run.end = RunEnd(0, None)
     run.join()
     ends = Queue()
     for client in run.clients:

@@ -3,10 +3,10 @@
 import grpc
 import numpy as np
 import pytest
+from doors import channel_of, claimed
 from scheduler_run import WAIT, Run, soon, tell
 from test_round_state import COUNTS, DAY, NO_TIME, PLAN, at, grid, result
 
-from protos.channel import make_channel
 from protos.codec import tensor_chunks
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
@@ -45,7 +45,8 @@ def run():
 
 
 def call(run, method, messages):
-    with make_channel(run.address) as channel:
+    said = messages if isinstance(messages, list) else [messages]
+    with channel_of(claimed(said), run.address) as channel:
         stub = pb_grpc.SchedulerServerStub(channel)
         answer = getattr(stub, method)(iter(messages) if isinstance(messages, list) else messages, timeout=WAIT)
         return list(answer) if isinstance(answer, grpc.Call) else answer

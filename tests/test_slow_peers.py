@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 import grpc
 import numpy as np
 import pytest
+from doors import as_rank, keys
 from hostile import DATA, SCHEDULER, WAIT, LiveData, as_bytes, raw_channel
 from scheduler_run import Run, soon
 from test_round_state import PLAN
@@ -36,7 +37,7 @@ def quiet(address, service, method, messages=(), calls=1):
         yield from messages
         forever.wait()
 
-    with raw_channel(address) as channel:
+    with as_rank(1, raw_channel(address)) as channel:
         path = f"/{service.full_name}/{method}"
         call = channel.stream_stream(path, request_serializer=as_bytes, response_deserializer=bytes)
         try:
@@ -81,17 +82,17 @@ def test_more_quiet_calls_than_threads_block_nobody(run, monkeypatch):
     """With the patience of one call they would hold every thread for a minute."""
     monkeypatch.setattr(patience, "CROWDED_IDLE_SECONDS", 0.2)
     with quiet(run.address, SCHEDULER, "FedAvgUpdate", calls=100) as calls:
-        soon(run.clients[0].exit)
+        soon(run.clients[0].get_checkpoints)
         assert {soon(ended, call) for call in calls} == {grpc.StatusCode.CANCELLED}
 
 
 def test_an_answer_that_nobody_reads_is_ended_when_others_need_the_threads(run, monkeypatch):
     monkeypatch.setattr(patience, "CROWDED_UNREAD_SECONDS", 0.2)
-    with raw_channel(run.address) as channel:
+    with as_rank(1, raw_channel(run.address)) as channel:
         path = f"/{SCHEDULER.full_name}/GetGlobalParams"
         call = channel.unary_stream(path, request_serializer=as_bytes, response_deserializer=bytes)
         calls = [call(pb.GetGlobalParamsRequest(rank=1, step=0)) for _ in range(30)]
-        soon(run.clients[0].exit)
+        soon(run.clients[0].get_checkpoints)
         for each in calls:
             each.cancel()
 
@@ -117,10 +118,10 @@ def test_a_slow_stream_that_sends_enough_is_not_ended():
         for _ in range(count):
             now[0] += seconds
             watch.look()
-            yield "message", size
+            yield pb.Empty(), size
 
     fast = watch._messages("Push", requests(40.0, 1 << 20, 10), Context())
-    assert list(fast) == ["message"] * 10
+    assert list(fast) == [pb.Empty()] * 10
     assert cancelled == []
     list(watch._messages("Push", requests(40.0, 16 << 10, 3), Context()))
     assert len(cancelled) == 2
@@ -138,12 +139,14 @@ def header(name, value):
 
 def test_a_peer_that_sends_one_byte_at_a_time_blocks_nobody_and_is_ended(run, monkeypatch):
     monkeypatch.setattr(patience, "IDLE_SECONDS", 0.5)
-    host, port = run.address.split(":")
     path = f"/{SCHEDULER.full_name}/FedAvgUpdate"
     fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers",
               "content-type": "application/grpc"}  # fmt: skip
     message = b"\x00" + struct.pack(">I", 1000) + bytes(1000)
-    with socket.create_connection((host, int(port)), timeout=WAIT) as peer:
+    fields |= dict(keys(1).shown_to(0))
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(WAIT)
+        peer.connect(run.address.removeprefix("unix:"))
         peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
         peer.sendall(frame(1, 4, 1, b"".join(header(k, v) for k, v in fields.items())))
         peer.settimeout(0.05)
@@ -155,4 +158,4 @@ def test_a_peer_that_sends_one_byte_at_a_time_blocks_nobody_and_is_ended(run, mo
             with suppress(TimeoutError):  # nothing yet: the next byte
                 received += peer.recv(4096)
     assert sent < 400
-    soon(run.clients[0].exit)
+    soon(run.clients[0].get_checkpoints)

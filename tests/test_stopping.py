@@ -10,6 +10,7 @@ from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.errors import AlreadyDone, NotFound, RunEnded, RunStopped, TooLarge
 from scheduler.checkpoints import Schedule, Segment
+from scheduler.rounds import RunEnd
 from scheduler.stopping import STOPPED, Stop
 from simulator.signals import RunSignals, StoppedEarly
 
@@ -180,6 +181,8 @@ def test_a_checkpoint_that_is_on_its_way_is_not_begun_twice():
 
 
 def test_who_is_leaving_already_is_not_stopped(run):
+    run.end = RunEnd(0, None)
+    run.coordinator._end = run.end  # as if all rounds were done
     soon(run.clients[0].exit)
     soon(run.clients[1].request_stop, "SIGTERM")
     soon(run.clients[1].exit)
