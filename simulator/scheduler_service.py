@@ -20,7 +20,7 @@ from scheduler.samplers import NoTestSampler
 from scheduler.scheduler_server import start_scheduler_server
 from simulator.checkpoint_files import FOLDER, Checkpoint, CheckpointFolder
 from simulator.days import plan_days
-from simulator.meaning import check_meaning, with_files
+from simulator.meaning import check_meaning, pieces_of, with_files
 from simulator.progress import RunProgress
 from simulator.record import RunRecord
 from simulator.role_maker import FLSimRoleMaker
@@ -53,7 +53,9 @@ class SchedulerService:
         self._found: dict[int, Checkpoint] = {}
         if settings.resume is not None:
             self._found = {c.snapshot.step: c for c in self._find_checkpoints(output)}
-        self.record = RunRecord(output, {**shown, "output": str(output)}, resumed=bool(self._found))
+        self.record = RunRecord(
+            output, {**shown, "output": str(output)}, pieces=pieces_of(meaning), resumed=bool(self._found)
+        )
         self.progress = RunProgress(settings.progress)
         self._last_test: RoundRecord | None = None
         # The last checkpoint that is whole.
