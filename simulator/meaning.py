@@ -14,6 +14,8 @@ from simulator.fingerprint import fingerprint
 from simulator.settings import Settings
 from simulator.settings_fields import flag_of
 
+_PIECES = ("reader", "trainer", "sampler", "test sampler", "server optimizer")
+
 
 def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> tuple[dict[str, Any], list[str]]:
     """All of it that every rank knows, as plain values.
@@ -28,16 +30,19 @@ def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> t
         "--flag" -> value, name of a piece -> its description; and what of the pieces is known by its class alone.
     """
     meaning: dict[str, Any] = {flag_of(name): _plain(value) for name, value in settings.meaning().items()}
-    pieces = {
-        "reader": reader, "trainer": trainer, "sampler": rules.sampler, "test sampler": rules.test_sampler,
-        "server optimizer": rules.optimizer,
-    }  # fmt: skip
+    pieces = (reader, trainer, rules.sampler, rules.test_sampler, rules.optimizer)
     vague = []
-    for what, piece in pieces.items():
+    for what, piece in zip(_PIECES, pieces, strict=True):
         told = describe(piece, leave_out=getattr(piece, "takes", ()), elsewhere=(Settings,))
         meaning[what] = dict(told.texts)
         vague += [f"{what} {told.texts['']}: {path or 'all of it'}" for path in told.vague]
     return meaning, vague
+
+
+def pieces_of(meaning: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The descriptions of the pieces, for a person to read."""
+    pieces = {name: meaning[name] for name in _PIECES if name in meaning}
+    return {name: {path or "class": text for path, text in texts.items()} for name, texts in pieces.items()}
 
 
 def with_files(meaning: Mapping[str, Any], settings: Settings) -> dict[str, Any]:

@@ -35,15 +35,23 @@ class RunRecord:
         folder: of the record; made if missing, and what an earlier run left in it is
             moved into its folder `previous-N`.
         settings: all of them, as plain values.
+        pieces: what the page has set, in words.
         resumed: whether what is there goes on, see `cut`.
 
     Raises:
         FLError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        pieces: Mapping[str, Mapping[str, str]] | None = None,
+        resumed: bool = False,
+    ) -> None:
         self.folder = folder
-        self._settings = dict(settings)
+        self._settings, self._pieces = dict(settings), dict(pieces or {})
         self._metrics = Table(folder / "metrics.csv")
         self._per_user = Table(folder / "per_user.csv")
         self._cohorts = Cohorts(folder / "cohorts.json")
@@ -65,6 +73,7 @@ class RunRecord:
         """Writes config.yaml."""
         content: dict[str, Any] = {
             "settings": self._settings,
+            "pieces": self._pieces,
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
             "ranks": [{"rank": i.rank, "host": i.host, "shards": i.shards} for i in layout.simulators],
             "days": list(layout.days),

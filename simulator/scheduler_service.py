@@ -20,7 +20,7 @@ from scheduler.scheduler_server import start_scheduler_server
 from scheduler.stopping import Stop, StopRequest
 from simulator.checkpoint_files import FOLDER, Checkpoint, CheckpointFolder
 from simulator.days import plan_days
-from simulator.meaning import with_files
+from simulator.meaning import pieces_of, with_files
 from simulator.progress import RunProgress
 from simulator.record import RunRecord
 from simulator.resuming import open_record
@@ -55,7 +55,9 @@ class SchedulerService:
         output = self._folder.path
         shown = settings.model_dump(mode="json", exclude={"config", "resume"})
         self.checkpoints = CheckpointFolder(output / FOLDER)
-        self.record = RunRecord(output, {**shown, "output": str(output)}, resumed=self.resumed)
+        self.record = RunRecord(
+            output, {**shown, "output": str(output)}, pieces=pieces_of(meaning), resumed=self.resumed
+        )
         if self.resumed:
             self.record.check(next(iter(self._found.values())).marks)
         self.progress = RunProgress(settings.progress)

@@ -293,5 +293,5 @@ def _describe(problem: Any, kind: type[Settings]) -> str:
     given, field = problem["input"], kind.model_fields.get(name)
     value = "" if isinstance(given, dict) else f" {shortened(given)}"
     # A default is the very object that the class holds.
-    mine = " (the default of " + kind.__name__ + ")" if field is not None and given is field.default else ""
+    mine = f" (the default that {kind.__name__} gives)" if field is not None and given is field.default else ""
     return f"{flag}{value}{mine}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -5,6 +5,8 @@ HELD_FUNCTION: the order of the users goes by "one" or the "other" of two lambda
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from tiny_task import TinyReader, TinySettings, TinyTrainer
@@ -21,12 +23,12 @@ class HeldTrainer(TinyTrainer):
         self.mu = mu
 
 
+@dataclass
 class Drawn(Sampler):
-    """The same users in each round: those that a generator draws when it is made."""
+    """Two or three users, by what it holds; its `repr` has an address in it."""
 
-    def __init__(self, seed, scale):
-        self.rng = np.random.default_rng(seed)
-        self.scale = scale
+    rng: np.random.Generator
+    scale: Callable
 
     def sample(self, users, at):
         return sorted(users.uids, key=self.scale)[: 2 + int(self.rng.bit_generator.state["state"]["state"]) % 2]
@@ -38,5 +40,5 @@ if __name__ == "__main__":
     framework.set_reader(TinyReader())
     framework.set_trainer(HeldTrainer(float(os.environ.get("HELD_MU", "0.1"))))
     scale = (lambda uid: uid) if os.environ.get("HELD_FUNCTION", "one") == "one" else (lambda uid: uid[::-1])
-    framework.set_sampler(Drawn(int(os.environ.get("HELD_SEED", "3")), scale))
+    framework.set_sampler(Drawn(np.random.default_rng(int(os.environ.get("HELD_SEED", "3"))), scale))
     framework.run()

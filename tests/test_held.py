@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import yaml
 from running import ROOT, run
 from tiny_task import make_data
 
@@ -33,6 +34,15 @@ def test_a_run_goes_on_with_the_values_it_had(held, monkeypatch, variable, value
     assert done.returncode == 2
     assert f"error: --resume: the run cannot go on with other {said}" in done.stderr
     assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
+
+
+def test_the_record_says_what_the_page_has_set(held):
+    pieces = yaml.safe_load((held[1] / "config.yaml").read_text())["pieces"]
+    assert pieces["trainer"] == {
+        "class": "HeldTrainer", "mu": "0.1", "shuffle": "False", "trouble": "''", "trouble_uid": "''",
+    }  # fmt: skip
+    assert pieces["server optimizer"]["learning_rate"] == "1.0"
+    assert pieces["sampler"]["scale"].startswith("<lambda> ")
 
 
 @SLOW

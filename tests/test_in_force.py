@@ -323,7 +323,9 @@ def test_a_default_that_cannot_be_is_said_to_be_one():
 
     with pytest.raises(BadInput) as caught:
         read_settings(Never, ["d"])
-    assert str(caught.value) == "--rounds -40 (the default of Never): input should be greater than or equal to 0"
+    assert (
+        str(caught.value) == "--rounds -40 (the default that Never gives): input should be greater than or equal to 0"
+    )
     assert read_settings(Never, ["d", "--rounds", "3"]).rounds == 3
 
 

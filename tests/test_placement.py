@@ -56,7 +56,7 @@ def test_private_parameters_differ_by_user_and_never_reach_the_scheduler(referen
 
 def test_a_plan_replays_a_run_to_the_bit(reference, tmp_path):
     data, expected = reference
-    replay = [*ARGUMENTS, "--sampler", "fixed", "--plan", expected / "cohorts.json",
+    replay = [*ARGUMENTS, "--sample-num", 10, "--sampler", "fixed", "--plan", expected / "cohorts.json",
               "--init", expected / "params" / "initial.npz", "--shards", 2]  # fmt: skip
     run(TINY, data, *replay, "--output", tmp_path)
     assert same(params(tmp_path), params(expected))
