@@ -61,6 +61,7 @@ def templates(array):
         "Register": [[pb.SimulatorInfo(rank=9, host="h", data_address="a:1", shards=2, days=[DAY])]],
         "Exchange": [[pb.ExchangeRequest(rank=9, key="model", payload=b"x")]],
         "Watch": [[pb.WatchRequest(rank=9)]],
+        "RequestStop": [[pb.StopRequest(rank=9, reason="SIGTERM")]],
         "ReportFailure": [[pb.Failure(rank=9, message="failed")]],
         "UpdateUserInstNum": [[pb.UserInstNum(rank=9, date=DAY, split="test", uids=["u1"], counts=[1])]],
         "SampleUsersToTrain": [[pb.SampleRequest(key=k, rounds=1)] for k in (key, late)],
