@@ -213,6 +213,8 @@ SCHEDULER_CASES = [
     ("RequestStop", [pb.StopRequest(rank=9, reason="SIGTERM")], NONE, "rank 9"),
     ("RequestStop", [pb.StopRequest(rank=2, reason=LONG)], LARGE, "2000 characters"),
     ("ReportFailure", [pb.Failure(rank=9, message="x" * MIB)], NONE, "rank 9"),
+    ("RequestStop", [pb.StopRequest(rank=9, reason="SIGTERM")], NONE, "rank 9"),
+    ("RequestStop", [pb.StopRequest(rank=2, reason="x" * MIB)], LARGE, "a reason to stop has 1048576 characters"),
     ("Exit", [pb.SimulatorRank(rank=9)], NONE, "rank 9"),
     ("GetSharedMemory", [pb.SimulatorRank(rank=9)], NONE, "rank 9"),
     ("GetGlobalParams", [pb.GetGlobalParamsRequest(rank=9, step=0)], NONE, "rank 9"),
