@@ -15,6 +15,7 @@ from protos.errors import FLError, InternalError, RunEnded
 from scheduler.rounds import Rules
 from scheduler.samplers import Sampler, TestSampler
 from scheduler.server_optimizers import ServerOptimizer
+from simulator.address_space import lack_of_memory
 from simulator.days import list_days
 from simulator.in_force import Pieces, refuse_idle
 from simulator.logs import set_up_logging
@@ -32,6 +33,8 @@ from simulator.simulation import Simulation, Task
 logger = logging.getLogger(__name__)
 
 FAILED, INTERRUPTED = 1, 130
+# For the end of a rank whose run has failed.
+_END_SECONDS = 8.0
 
 
 class SimulationFramework:
@@ -114,8 +117,8 @@ class SimulationFramework:
             self._end(FAILED, str(error))
         except ShardCrash as error:
             self._end(FAILED, f"{error}")
-        except Exception:  # noqa: BLE001 - whatever it is, no rank may be left waiting
-            self._end(FAILED, traceback.format_exc().rstrip())
+        except Exception as error:  # noqa: BLE001 - whatever it is, no rank may be left waiting
+            self._end(FAILED, lack_of_memory(error) or traceback.format_exc().rstrip())
 
     def run_scheduler_service(self) -> None:
         """Serves until all simulators have left; returns at once if this rank is a simulator too."""
@@ -207,6 +210,9 @@ class SimulationFramework:
         # A second Ctrl-C must not stop the cleaning.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Not by a thread: it may be that none can be started, and then a channel of gRPC never closes.
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(code))
+        signal.setitimer(signal.ITIMER_REAL, _END_SECONDS)
         if self._service is not None:
             self._service.progress.end()
         if message is not None:
