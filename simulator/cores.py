@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-_OWN = Path("/proc/self/cgroup")
+from simulator.cgroups import CGROUPS, OWN, own_folders
 
 
 def own_cores() -> list[int]:
@@ -47,35 +46,15 @@ def out_of_reach(mine: Collection[int], online: int, launcher: str | None) -> st
     return f"{launcher} lets this rank run on {len(mine)} of the machine's {online} cores; {cure} gives it all"
 
 
-def cpu_limit(root: Path = CGROUPS, own: Path = _OWN) -> float | None:
+def cpu_limit(root: Path = CGROUPS, own: Path = OWN) -> float | None:
     """Cores' worth of time that this process's control groups allow, as in a container; None for no limit.
 
     Args:
         root: where control groups are mounted.
         own: the process's own, as /proc tells.
     """
-    limits = [limit for folder in _folders(root, own) if (limit := _limit_of(folder)) is not None]
+    limits = [limit for folder in own_folders("cpu", root, own) if (limit := _limit_of(folder)) is not None]
     return min(limits, default=None)
-
-
-def _folders(root: Path, own: Path) -> Iterator[Path]:
-    """The folders of the process's groups and of all above them, of both versions."""
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            mounts = [root, root / "unified"]
-        elif "cpu" in controllers.split(","):
-            mounts = [root / controllers, root / "cpu"]
-        else:
-            continue
-        for mount in mounts:
-            # A container may see its own group as the mount's top, whatever the path.
-            folder = mount / path.strip("/")
-            yield from (each for each in (folder, *folder.parents) if each == mount or mount in each.parents)
 
 
 def _limit_of(folder: Path) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -14,6 +15,7 @@ from scheduler.rounds import Rules
 from scheduler.samplers import Sampler, TestSampler
 from scheduler.server_optimizers import ServerOptimizer
 from scheduler.stopping import STOPPED
+from simulator.address_space import lack_of_memory
 from simulator.days import list_days
 from simulator.in_force import Pieces, refuse_idle
 from simulator.logs import set_up_logging
@@ -32,6 +34,8 @@ from simulator.simulation import Simulation, Task
 logger = logging.getLogger(__name__)
 
 FAILED, INTERRUPTED = 1, 130
+# For the end of a rank whose run has failed.
+_END_SECONDS = 8.0
 
 
 class SimulationFramework:
@@ -118,8 +122,8 @@ class SimulationFramework:
             self._end(FAILED, str(error))
         except ShardCrash as error:
             self._end(FAILED, f"{error}")
-        except Exception:  # noqa: BLE001 - whatever it is, no rank may be left waiting
-            self._end(FAILED, traceback.format_exc().rstrip())
+        except Exception as error:  # noqa: BLE001 - whatever it is, no rank may be left waiting
+            self._end(FAILED, lack_of_memory(error) or traceback.format_exc().rstrip())
 
     def run_scheduler_service(self) -> None:
         """Serves until all simulators have left; returns at once if this rank is a simulator too."""
@@ -235,6 +239,9 @@ class SimulationFramework:
     def _end(self, code: int, message: str | None) -> NoReturn:
         """Ends this rank, having told the others why; never returns, never hangs."""
         self._signals.ignore()
+        # Not by a thread: it may be that none can be started, and then a channel of gRPC never closes.
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(code))
+        signal.setitimer(signal.ITIMER_REAL, _END_SECONDS)
         if self._service is not None:
             self._service.progress.end()
         if message is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from protos.errors import BadInput, FLError, RunEnded
 from simulator import jobs
+from simulator.shard_deaths import OomKills, death_hint
 from simulator.shard_process import ShardProcess
 from simulator.work_queue import WorkQueue
 
@@ -68,6 +69,7 @@ class ShardCrew:
         self._lasting: list[Any] = []
         # Shards that know their next job.
         self._told: set[int] = set()
+        self._oom_kills = OomKills()
         self._shards = [start(index) for index in range(count)]
 
     def __len__(self) -> int:
@@ -201,7 +203,9 @@ class ShardCrew:
             FLError: its job was part of the set-up, or it was the third to die at the same user or file.
         """
         shard, task = self._shards[index], call.tasks[index]
-        how, hint = shard.bury()
+        code = shard.bury()
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        hint = death_hint(code, len(self), oom_killed=self._oom_kills.new())
         idle = shard.answered and index not in call.begun
         at = again = ""
         if isinstance(task, jobs.QUEUED):

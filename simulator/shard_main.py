@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from protos.errors import FLError
 from simulator import jobs
+from simulator.address_space import lack_of_memory
 from simulator.linger import SHORT_JOB_SECONDS, linger
 from simulator.logs import set_up_logging
 from simulator.main_script import import_main
@@ -31,6 +32,9 @@ _ALL_CLOSE_SECONDS = 1.0
 
 
 def _failure(shard: Shard, error: BaseException) -> jobs.Failed:
+    memory = lack_of_memory(error)
+    if memory is not None:
+        return jobs.Failed(shard.where, memory, bad_input=True)
     # Readers speak of bad data with ValueError, the core with FLError: one line is enough.
     bad_data = isinstance(error, ValueError) and shard.where.startswith("file ")
     if isinstance(error, FLError) or bad_data:
@@ -119,6 +123,9 @@ def _refusal(where: str, error: BaseException) -> jobs.Failed:
         )
         return jobs.Failed("", said, bad_input=True)
     where = f"{where} in a worker process" if where else "the start of a worker process"
+    memory = lack_of_memory(error)
+    if memory is not None:
+        return jobs.Failed("", f"{where}: {memory}", bad_input=True)
     return jobs.Failed(where, "".join(traceback.format_exception(error)).rstrip(), bad_input=False)
 
 

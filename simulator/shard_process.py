@@ -84,8 +84,8 @@ class ShardProcess:
         self.answered = True
         return answer
 
-    def bury(self) -> tuple[str, str]:
-        """Reaps it when its pipe has closed; returns how it died, and a hint for the user."""
+    def bury(self) -> int:
+        """Reaps it when its pipe has closed; returns its exit status, or minus the signal."""
         try:
             code = self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -93,8 +93,7 @@ class ShardProcess:
             self._process.kill()
             code = self._process.wait()
         self.connection.close()
-        hint = "; the system may have run out of memory" if code == -9 else ""
-        return f"signal {-code}" if code < 0 else f"exit status {code}", hint
+        return code
 
     def leave(self) -> None:
         """Asks it to end."""

@@ -18,8 +18,9 @@ from typing import Any
 import lmdb
 
 from protos.errors import FLError, TooLarge, WrongState
+from simulator.address_space import RAISE_LIMIT, address_space, gib, limit_hint
 
-# Virtual size; the file itself grows with what is stored.
+# Address space of the store; the file itself grows with what is stored.
 MAP_BYTES = 1 << 38
 # LMDB holds no larger value.
 MAX_VALUE = (1 << 32) - 1
@@ -63,7 +64,7 @@ class UserStore:
         # Nothing here outlives the run, so commits need not reach the disk.
         try:
             self._env = lmdb.open(
-                str(folder), map_size=MAP_BYTES, sync=False, metasync=False, max_readers=1024, meminit=False,
+                str(folder), map_size=map_bytes(), sync=False, metasync=False, max_readers=1024, meminit=False,
                 # A shard that starts while its simulator is killed must not make the folder anew.
                 create=False,
             )  # fmt: skip
@@ -226,15 +227,32 @@ def check_size(uid: str, payload: bytes) -> None:
         )
 
 
+def map_bytes() -> int:
+    """The address space of a store: where that is limited, half of it, since a shard needs the other for Paddle."""
+    limit = address_space()
+    # Whole pages of any size that a system may have.
+    return MAP_BYTES if limit is None else min(MAP_BYTES, limit // 2 >> 16 << 16)
+
+
 def _refusal(folder: Path, error: Exception) -> FLError:
+    what = f"the store of users in {folder}"
+    if isinstance(error, lmdb.MapFullError):
+        limit = address_space()
+        if limit is None or limit // 2 > MAP_BYTES:
+            return FLError(f"{what} is full: a simulator holds at most {gib(MAP_BYTES)}; use more simulators")
+        return FLError(
+            f"{what} is full: it may take {gib(map_bytes())}, half of the address space that this job is limited to "
+            f"({gib(limit)}); {RAISE_LIMIT}, or use more simulators"
+        )
+    if (isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in str(error)) and address_space() is not None:
+        return FLError(f"{what} cannot be mapped: {error}; {limit_hint()}")
     hint = "the disk is full" if _is_full(error) else str(error)
-    return FLError(f"the store of users in {folder} cannot be written: {hint}; free space or point TMPDIR elsewhere")
+    return FLError(f"{what} cannot be written: {hint}; free space or point TMPDIR elsewhere")
 
 
 def _is_full(error: Exception) -> bool:
     # LMDB says EIO where a write came back short.
-    told = (os.strerror(errno.ENOSPC), os.strerror(errno.EIO), os.strerror(errno.EDQUOT))
-    return isinstance(error, lmdb.MapFullError) or any(text in str(error) for text in told)
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT))
 
 
 def _digest(uid: str) -> bytes:

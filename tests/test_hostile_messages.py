@@ -210,8 +210,6 @@ SCHEDULER_CASES = [
     ("Exchange", [pb.ExchangeRequest(rank=2)], LARGE, "key has 0 characters"),
     ("Watch", [pb.WatchRequest(rank=9)], NONE, "rank 9"),
     ("Watch", [pb.WatchRequest(rank=2)], DONE, "rank 2 is watching already"),
-    ("RequestStop", [pb.StopRequest(rank=9, reason="SIGTERM")], NONE, "rank 9"),
-    ("RequestStop", [pb.StopRequest(rank=2, reason=LONG)], LARGE, "2000 characters"),
     ("ReportFailure", [pb.Failure(rank=9, message="x" * MIB)], NONE, "rank 9"),
     ("RequestStop", [pb.StopRequest(rank=9, reason="SIGTERM")], NONE, "rank 9"),
     ("RequestStop", [pb.StopRequest(rank=2, reason="x" * MIB)], LARGE, "a reason to stop has 1048576 characters"),

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -85,18 +84,6 @@ def test_records_are_stored_together_or_not_at_all(store):
         store.put_examples(records())
     assert store.get_examples("a", DAY, "train") == []
     assert not store.knows("a")
-
-
-def test_a_store_that_cannot_grow_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr("simulator.store.MAP_BYTES", 1 << 16)
-    store = UserStore(tmp_path)
-    try:
-        with pytest.raises(FLError, match=r"cannot be written: the disk is full; free space or point TMPDIR") as caught:
-            store.put_examples([record("a", bytes(1 << 18))])
-        assert isinstance(caught.value.__cause__, lmdb.MapFullError)
-        assert str(tmp_path) in str(caught.value)
-    finally:
-        store.close()
 
 
 # -- private parameters ------------------------------------------------------------
