@@ -265,7 +265,8 @@ class RoundState:
     def test_share(self, rank: int, at: Round) -> Share:
         """The simulator's share of the users to test; raises as `train_shares`."""
         self.check_rank(rank)
-        if self._test is None:
+        # One that was asked for and never held is no longer on when a round has ended.
+        if self._test is None or self._test.at.step < self.step:
             if at.round != at.step:
                 raise WrongState(f"a test after {at.step} rounds was asked for as the one after {at.round}")
             if at.step != self.step or (self._open is not None and self._open.arrived):

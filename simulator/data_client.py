@@ -131,6 +131,13 @@ class DataClient:
 
         self._call(caller, stub.RestoreUserParams, messages())
 
+    def set_private_start(self, params: Mapping[str, Array]) -> None:
+        """Tells all other data servers what private parameters begin with; only the first simulator may."""
+        for rank in self._ranks:
+            if rank != self._rank:
+                caller, stub = self._peer(rank)
+                self._call(caller, stub.SetPrivateStart, tensor_chunks(params))
+
     def clear_user_data(self, date: str, split: str) -> None:
         """Forgets a day's examples on this simulator's own data server."""
         self._store.clear_examples(date, split)

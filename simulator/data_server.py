@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import numpy as np
 
 from protos.certificates import Credentials
-from protos.channel import answering, make_server, streaming
-from protos.codec import Tensors, TensorSpec, assemble, tensor_chunks
-from protos.errors import BadInput, NotFound, WrongState
-from protos.gate import Gate
+from protos.channel import answering, confirm_end, make_server, streaming
+from protos.codec import Array, Tensors, TensorSpec, assemble, tensor_chunks
+from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
+from protos.gate import Gate, caller_rank
 from protos.payloads import join_users, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
@@ -28,11 +30,33 @@ BATCH_BYTES = 16 << 20
 MAX_STEP = 1 << 40
 
 
+class LoadingDays:
+    """The days whose examples are being loaded: only theirs are taken from other simulators."""
+
+    def __init__(self) -> None:
+        self._open: set[tuple[str, str]] = set()
+
+    @contextmanager
+    def loading(self, date: str, split: str) -> Iterator[None]:
+        """While it lasts, examples of a day may come: from before any simulator reads to after all have."""
+        self._open.add((date, split))
+        try:
+            yield
+        finally:
+            self._open.discard((date, split))
+
+    def check(self, date: str, split: str) -> None:
+        """Raises WrongState if a day is not being loaded: its users could not change any more, or not yet."""
+        if (date, split) not in self._open:
+            raise WrongState(f"examples of {date}, {split}, came while that day is not being loaded")
+
+
 class PrivateSchema:
-    """What private parameters look like; known once a shard has built the model."""
+    """What private parameters look like, and begin with; known once a shard has built the model."""
 
     def __init__(self) -> None:
         self._specs: Mapping[str, TensorSpec] | None = None
+        self._start: Tensors | None = None
 
     def set(self, specs: Mapping[str, TensorSpec]) -> None:
         """Tells the private parameters of the model."""
@@ -47,12 +71,34 @@ class PrivateSchema:
         """
         specs = self.specs()
         for name, value in tensors.items():
-            if name not in specs or specs[name] != TensorSpec.of(value):
-                raise BadInput(f"uid {uid!r}: private parameter {name!r} {TensorSpec.of(value)} is not the model's")
-            if not np.isfinite(value).all():
-                raise BadInput(f"uid {uid!r}: private parameter {name!r} holds NaN or infinity")
+            self._check_one(f"uid {uid!r}", name, value)
         if set(tensors) != set(specs):
             raise BadInput(f"uid {uid!r}: private parameters are missing: {sorted(set(specs) - set(tensors))[:5]}")
+
+    def _check_one(self, whose: str, name: str, value: Array) -> None:
+        if self.specs().get(name) != TensorSpec.of(value):
+            raise BadInput(f"{whose}: private parameter {name!r} {TensorSpec.of(value)} is not the model's")
+        if not np.isfinite(value).all():
+            raise BadInput(f"{whose}: private parameter {name!r} holds NaN or infinity")
+
+    def give_start(self, tensors: Tensors) -> None:
+        """Takes what private parameters begin with, of some or all names.
+
+        Raises:
+            WrongState: the model is not known yet.
+            AlreadyDone: that is known already.
+            BadInput: another name, shape or dtype, or NaN or infinity.
+        """
+        if self._start is not None:
+            raise AlreadyDone("what private parameters begin with has already come")
+        for name, value in tensors.items():
+            self._check_one("what private parameters begin with", name, value)
+        self._start = tensors
+
+    @property
+    def start(self) -> Tensors:
+        """What private parameters begin with, in place of the model's own values."""
+        return self._start or {}
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """The private parameters' specs.
@@ -65,6 +111,21 @@ class PrivateSchema:
         return self._specs
 
 
+@dataclass(frozen=True)
+class Seat:
+    """A simulator among the others.
+
+    Attributes:
+        rank: its own.
+        leader: the rank of the first simulator.
+        days: whose examples are being loaded here.
+    """
+
+    rank: int
+    leader: int
+    days: LoadingDays = field(default_factory=LoadingDays)
+
+
 def start_data_server(
     store: UserStore,
     schema: PrivateSchema,
@@ -72,6 +133,7 @@ def start_data_server(
     where: str,
     on_crash: Callable[[BaseException], None],
     gate: Gate,
+    seat: Seat,
     threads: int = 8,
     credentials: Credentials | None = None,
     peers: PeerServicer | None = None,
@@ -85,11 +147,12 @@ def start_data_server(
         where: what to listen on, see `make_server`.
         on_crash: told of unforeseen exceptions.
         gate: who is let in.
+        seat: of this simulator among the others.
         threads: calls under way at once.
         credentials: of this simulator, where the run spans hosts.
         peers: what the other simulators exchange sums and parameters with, on the same server.
     """
-    servicer = DataServicer(store, schema, owns, on_crash)
+    servicer = DataServicer(store, schema, owns, on_crash, seat)
 
     def register(server: grpc.Server) -> None:
         pb_grpc.add_DataServerServicer_to_server(servicer, server)
@@ -108,10 +171,11 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
         schema: PrivateSchema,
         owns: Callable[[str], bool],
         on_crash: Callable[[BaseException], None],
+        seat: Seat,
     ) -> None:
-        self._store, self._schema, self._owns = store, schema, owns
+        self._store, self._schema, self._owns, self._seat = store, schema, owns, seat
         unary, stream = answering(on_crash), streaming(on_crash)
-        for name in ("SendData", "ClearUserData", "UpdateUserParams", "RestoreUserParams"):
+        for name in ("SendData", "ClearUserData", "UpdateUserParams", "RestoreUserParams", "SetPrivateStart"):
             setattr(self, name, unary(getattr(self, name)))
         for name in ("GetUserData", "GetUserParams"):
             setattr(self, name, stream(getattr(self, name)))
@@ -121,8 +185,8 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
 
         def begin(message: pb.UserData) -> None:
             self._check_owner(message.key.uid)
-            check_split(message.key.set.split)
-            check_date(message.key.set.date)
+            split, date = check_split(message.key.set.split), check_date(message.key.set.date)
+            self._seat.days.check(date, split)
 
         for first, examples, payload in join_users(request, "examples", begin):
             key = first.key
@@ -147,6 +211,7 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
 
     def ClearUserData(self, request: pb.DataSet, context: Any) -> pb.DataReceipt:  # noqa: N802, D102
         check_split(request.split)
+        self._check_caller(self._seat.rank, "forgets the examples that are kept here")
         return pb.DataReceipt(users=self._store.clear_examples(check_date(request.date), request.split))
 
     def GetUserParams(self, request: pb.UserParamsKey, context: Any) -> Iterator[tensor_pb2.TensorChunk]:  # noqa: N802, D102
@@ -196,6 +261,25 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
         if not total and not batch:
             raise BadInput("an empty stream of private parameters")
         return pb.DataReceipt(users=total + self._store.restore_private(batch))
+
+    def SetPrivateStart(self, request: Iterable[tensor_pb2.TensorChunk], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
+        self._check_caller(self._seat.leader, "says what private parameters begin with")
+
+        def chunks() -> Iterator[tensor_pb2.TensorChunk]:
+            for chunk in request:
+                if self._store.has_examples():
+                    raise WrongState("what private parameters begin with came after the first day was loaded")
+                yield chunk
+
+        given = assemble(chunks())
+        # How many tensors come is not said: more of them could be cut off.
+        confirm_end(context)
+        self._schema.give_start(given)
+        return pb.DataReceipt()
+
+    def _check_caller(self, rank: int, what: str) -> None:
+        if caller_rank() != rank:
+            raise Forbidden(f"rank {rank} alone {what}, not rank {caller_rank()}")
 
     def _check_owner(self, uid: str) -> None:
         if not self._owns(check_uid(uid)):

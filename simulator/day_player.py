@@ -12,6 +12,7 @@ from protos.codec import Tensors
 from scheduler.rounds import TEST, TRAIN, Rules, Share, Timings
 from scheduler.samplers import Round
 from scheduler.scheduler_client import SchedulerClient
+from simulator.data_server import LoadingDays
 from simulator.days import DayPlan
 from simulator.loading import deal_files, listing
 from simulator.private_saver import PrivateSaver
@@ -35,6 +36,7 @@ class DayPlayer:
         rank: of this simulator.
         lanes: shards of each simulator, by rank.
         store: of the users.
+        days: whose examples this simulator's data server takes.
         params: this machine's copy of the shared parameters.
         saver: of private parameters; None if the model has none.
         step: the global round to begin with.
@@ -52,6 +54,7 @@ class DayPlayer:
         rank: int,
         lanes: Mapping[int, int],
         store: UserStore,
+        days: LoadingDays,
         params: Tensors,
         saver: PrivateSaver | None,
         step: int,
@@ -59,7 +62,7 @@ class DayPlayer:
         self._client, self._pool, self._transport = client, pool, transport
         self._rules, self._settings, self._files = rules, settings, files
         self._rank, self._lanes = rank, lanes
-        self._store, self._params, self._saver = store, params, saver
+        self._store, self._days, self._params, self._saver = store, days, params, saver
         self._step = step
         # The round whose shared parameters the shards have before them.
         self._pulled = -1
@@ -102,11 +105,13 @@ class DayPlayer:
     def _load(self, date: str, split: str) -> None:
         data = self._settings.data
         files = self._files(data / date, split) if (data / date).is_dir() else []
-        listings = self._client.exchange(f"files/{date}/{split}", listing(data, files))
-        mine = deal_files(listings, self._lanes, self._rank, f"{data / date}: {split}")
-        read = self._pool.read_files(date, split, [(number, data / name) for number, name in mine])
-        # All data is at its owners when this returns, so that users whose data came in pieces can be weighed.
-        pieces = self._client.update_user_inst_num(date, split, read.counts, read.weights)
+        # Before the exchange nobody reads, and when all have told their users, all have been sent.
+        with self._days.loading(date, split):
+            listings = self._client.exchange(f"files/{date}/{split}", listing(data, files))
+            mine = deal_files(listings, self._lanes, self._rank, f"{data / date}: {split}")
+            read = self._pool.read_files(date, split, [(number, data / name) for number, name in mine])
+            # All data is at its owners when this returns, so that users whose data came in pieces can be weighed.
+            pieces = self._client.update_user_inst_num(date, split, read.counts, read.weights)
         if pieces:
             self._client.update_user_weights(date, self._pool.weigh(date, pieces))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from protos.codec import Tensors, from_bundle, to_bundle
+from protos.codec import Tensors
 from protos.errors import BadInput, FLError
-from protos.stubs import tensor_pb2
 from scheduler.scheduler_client import SchedulerClient
 from simulator import jobs
+from simulator.data_client import DataClient
+from simulator.data_server import PrivateSchema
 from simulator.record import read_npz
 
 
@@ -47,14 +49,14 @@ def take_initial(path: Path, schema: jobs.ModelSchema, into: Tensors) -> Tensors
 
 
 def agree_on_model(
-    client: SchedulerClient, schema: jobs.ModelSchema, private: Tensors, rank: int, first: int
-) -> Tensors:
+    client: SchedulerClient, schema: jobs.ModelSchema, private: Sequence[str], rank: int, first: int
+) -> list[str]:
     """Compares the models of all simulators.
 
     Args:
         client: of this simulator.
         schema: of its model.
-        private: what `take_initial` has returned, on the first simulator.
+        private: names of what `take_initial` has returned, on the first simulator.
         rank: of this simulator.
         first: rank of the first simulator.
 
@@ -64,26 +66,43 @@ def agree_on_model(
     Raises:
         FLError: this simulator's model is not the first one's.
     """
-    told = _schema_text(schema)
-    posted = client.exchange("model", _join_bytes(told, to_bundle(private).SerializeToString()))
-    first_text, first_private = _split_bytes(posted[first])
-    if first_text != told:
+    told = {"schema": _schema_text(schema), "private": sorted(private)}
+    theirs = json.loads(client.exchange("model", json.dumps(told).encode())[first])
+    if theirs["schema"] != told["schema"]:
         raise FLError(
             f"rank {rank} builds another model than rank {first}: "
             "install the same code and the same packages on every host"
         )
-    return from_bundle(tensor_pb2.TensorBundle.FromString(first_private))
+    return list(theirs["private"])
 
 
-def _schema_text(schema: jobs.ModelSchema) -> bytes:
+def spread_private_start(
+    client: SchedulerClient, data: DataClient, names: Sequence[str], private: Tensors, schema: PrivateSchema
+) -> Tensors:
+    """Hands what private parameters begin with from the first simulator to the others, past the scheduler.
+
+    Args:
+        client: of the scheduler.
+        data: of all data servers.
+        names: what `agree_on_model` has returned.
+        private: what `take_initial` has returned; empty on all but the first simulator.
+        schema: of this simulator's data server, which takes it in on the others.
+
+    Returns:
+        What private parameters begin with, on all.
+
+    Raises:
+        FLError: it has not come.
+    """
+    if private:
+        data.set_private_start(private)
+    client.exchange("private", b"")
+    got = private or schema.start
+    if set(got) != set(names):
+        raise FLError(f"the values of --init for private parameters have not come: {names}")
+    return got
+
+
+def _schema_text(schema: jobs.ModelSchema) -> str:
     parts = {"shared": schema.shared, "private": schema.private}
-    return json.dumps({k: {name: str(spec) for name, spec in v.items()} for k, v in parts.items()}).encode()
-
-
-def _join_bytes(first: bytes, second: bytes) -> bytes:
-    return len(first).to_bytes(8, "little") + first + second
-
-
-def _split_bytes(joined: bytes) -> tuple[bytes, bytes]:
-    size = int.from_bytes(joined[:8], "little")
-    return joined[8 : 8 + size], joined[8 + size :]
+    return json.dumps({k: {name: str(spec) for name, spec in v.items()} for k, v in parts.items()})

@@ -27,10 +27,10 @@ from scheduler.streams import owner_of
 from simulator import jobs
 from simulator.checkpoint_files import FOLDER
 from simulator.data_client import DataClient
-from simulator.data_server import PrivateSchema, start_data_server
+from simulator.data_server import PrivateSchema, Seat, start_data_server
 from simulator.day_player import DayPlayer
 from simulator.days import DayPlan, list_days, plan_days
-from simulator.initial import agree_on_model, take_initial
+from simulator.initial import agree_on_model, spread_private_start, take_initial
 from simulator.meeting import Meeting
 from simulator.peer_group import PeerGroup
 from simulator.peer_server import PeerServicer
@@ -88,6 +88,7 @@ class Simulation:
         self._layout: Layout | None = None
         self._params: SharedArrays | None = None
         self._schema = PrivateSchema()
+        self._seat = Seat(role.rank, role.simulator_ranks[0])
         self._peers = PeerServicer(rules.seed, self._server_crashed)
         self._transport: Transport | None = None
         # What went wrong here while the main thread was waiting for something else.
@@ -266,6 +267,7 @@ class Simulation:
             where=self._role.where_to_listen(self._scratch.path),
             on_crash=self._server_crashed,
             gate=self._role.gate,
+            seat=self._seat,
             # Of each other simulator: shards that fetch users, sums that wait for their round, a wait for parameters.
             threads=4 + 4 * len(ranks),
             credentials=self._role.keys.credentials,
@@ -314,10 +316,14 @@ class Simulation:
         if self._leader and init is not None:
             private = take_initial(init, schema, self._params.arrays)
         self._schema.set(schema.private)
-        given = agree_on_model(self._client, schema, private, self._role.rank, self._role.simulator_ranks[0])
+        names = agree_on_model(self._client, schema, list(private), self._role.rank, self._role.simulator_ranks[0])
         if self._leader:
             self._client.update_global_params(self._params.arrays, list(schema.private))
-        self.pool.ask_all(jobs.StartPrivate(given))
+        if names:
+            data = DataClient(self._addresses(), self._role.keys, self.store)
+            private = spread_private_start(self._client, data, names, private, self._schema)
+            data.close()
+        self.pool.ask_all(jobs.StartPrivate(private))
         in_memory = self._settings.shared_memory and use_memory(self._client, self.pool, schema.shared)
         self._transport = self._choose_transport(schema, in_memory=in_memory)
         if schema.private:
@@ -360,6 +366,7 @@ class Simulation:
             rank=self._role.rank,
             lanes={info.rank: info.shards for info in self.layout.simulators},
             store=self.store,
+            days=self._seat.days,
             params=self.params.arrays,
             saver=self._saver,
             step=self._first_step,

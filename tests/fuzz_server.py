@@ -9,12 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from doors import GATE, RANKS, Socket
 from hostile import LiveData
 
 from protos.codec import specs
 from scheduler.coordinator import Coordinator
 from scheduler.parts import Parts
-from scheduler.rounds import Rules
+from scheduler.rounds import Rules, RunEnd
 from scheduler.samplers import AllTestSampler, UniformSampler
 from scheduler.scheduler_server import start_scheduler_server
 from scheduler.server_optimizers import FedAvgM
@@ -31,18 +32,21 @@ def main():
         pass
 
     listener = SimpleNamespace(on_layout=nothing, on_initial=nothing, on_record=nothing, offers=list)
-    coordinator = Coordinator(make_rules(), [1, 2], listener)
-    server, address = start_scheduler_server(coordinator, "127.0.0.1", 2)
+    coordinator = Coordinator(make_rules(), [1, 2], listener, lambda days: RunEnd(make_rules().rounds, None))
+    socket = Socket()
+    server, address = start_scheduler_server(coordinator, socket.address, 2, GATE)
     params = {"w": np.zeros(5, np.float32)}
     # A simulator whose next round is one that no noise is of.
     meeting = Meeting(1, Parts(specs(params), (1, 2)), params, 7)
     data = LiveData(Path(sys.argv[1]), {"bias": np.zeros(3, np.float32)}, meeting)
-    print(json.dumps([address, data.address]), flush=True)
+    tickets = {rank: GATE.ticket(rank).hex() for rank in RANKS}
+    print(json.dumps([address, data.address, tickets]), flush=True)
     sys.stdin.read()
     print(json.dumps([coordinator.failure, [repr(error) for error in data.crashes]]), flush=True)
     coordinator.fail("the test is over")
     server.stop(0).wait(20)
     data.server.stop(0).wait(20)
+    socket.close()
 
 
 if __name__ == "__main__":

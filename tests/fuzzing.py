@@ -1,7 +1,9 @@
 """Mutated messages for the fuzz tests: of every method, on the level of bytes, of fields and of streams."""
 
+import contextlib
 import math
 
+from doors import claimed
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 from hostile import DATA, PEER, SCHEDULER
@@ -101,6 +103,7 @@ def templates(array):
             [dpb.UserParams(key=mine, chunk=chunks[0]), *(dpb.UserParams(chunk=c) for c in chunks[1:])]
         ],
         "RestoreUserParams": [[dpb.StoredParams(key=mine, params=to_bundle(array))] * 2, restored],
+        "SetPrivateStart": [chunks],
     }
     part = [ppb.PartSums(key=late, chunk=chunks[0]), *(ppb.PartSums(chunk=c) for c in chunks[1:])]
     peer = {"AddSums": [part], "GetPart": [[ppb.PartRequest(rank=2, step=s)] for s in (6, FAR)]}
@@ -119,19 +122,19 @@ class Mutator:
     """
 
     def __init__(self, rng, array):
-        self._rng, self._templates = rng, templates(array)
+        self.rng, self._templates = rng, templates(array)
         self._methods = list(self._templates)
 
     def draw(self):
         """(service, method, messages as bytes) that nobody of the run beside could have said."""
         while True:
-            service, method = self._rng.choice(self._methods)
-            messages = self._stream(self._rng.choice(self._templates[service, method]))
+            service, method = self.rng.choice(self._methods)
+            messages = self._stream(self.rng.choice(self._templates[service, method]))
             if harmless(service, method, messages):
                 return service, method, messages
 
     def _stream(self, messages):
-        rng = self._rng
+        rng = self.rng
         messages = [type(m).FromString(m.SerializeToString()) for m in messages]
         for _ in range(rng.choice([0, 1, 1, 2, 4])):
             self._change_field(rng.choice(messages))
@@ -149,7 +152,7 @@ class Mutator:
         return sent
 
     def _change_bytes(self, data):
-        rng, data = self._rng, bytearray(data)
+        rng, data = self.rng, bytearray(data)
         kind = rng.randrange(4)
         at = rng.randrange(len(data) + 1)
         if kind == 0:
@@ -165,7 +168,7 @@ class Mutator:
         return bytes(data)
 
     def _change_field(self, message):
-        rng = self._rng
+        rng = self.rng
         field = rng.choice(message.DESCRIPTOR.fields)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             entry = getattr(message, field.name)[rng.choice(STRINGS)]
@@ -190,7 +193,7 @@ class Mutator:
             setattr(message, field.name, self._value(field))
 
     def _value(self, field):
-        rng = self._rng
+        rng = self.rng
         kinds = {
             field.CPPTYPE_STRING: lambda: rng.choice(STRINGS) if field.type == field.TYPE_STRING else rng.randbytes(20),
             field.CPPTYPE_DOUBLE: lambda: rng.choice(DOUBLES),
@@ -199,6 +202,15 @@ class Mutator:
             field.CPPTYPE_BOOL: lambda: rng.random() < 0.5,
         }
         return kinds[field.cpp_type]()
+
+
+def speaker(service, method, messages, otherwise):
+    """The rank that messages say they are of, if one is left to be read."""
+    kind = message_factory.GetMessageClass(service.methods_by_name[method].input_type)
+    for data in messages:
+        with contextlib.suppress(DecodeError):
+            return claimed([kind.FromString(data)], otherwise)
+    return otherwise
 
 
 def harmless(service, method, messages):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import grpc
-from doors import GATE, Socket, claimed, keys
+from doors import GATE, Socket, claimed, keys, seat
 
 from protos.codec import specs
 from protos.stubs import data_server_pb2, peer_server_pb2, scheduler_server_pb2
@@ -31,7 +31,7 @@ class LiveData:
         self._socket = Socket()
         self.server, self.address = start_data_server(
             self.store, schema, lambda uid: uid.startswith("mine"), self._socket.address, self.crashes.append, GATE,
-            peers=peers,
+            seat(1), peers=peers,
         )  # fmt: skip
 
     def contents(self):

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from doors import GATE, as_rank, keys
+from doors import GATE, as_rank, keys, seat
 from scheduler_run import WAIT, Heard, background
 
 from protos.certificates import NAME, Credentials, certify, make_key
@@ -156,7 +156,7 @@ def test_a_data_server_lets_only_ranks_of_the_run_in(ranks, strangers, tmp_path,
     monkeypatch.setattr("protos.channel.CONNECT_SECONDS", 0.5)
     store = UserStore(tmp_path)
     server, address = start_data_server(
-        store, PrivateSchema(), lambda uid: True, "127.0.0.1", lambda error: None, GATE, credentials=ranks[1]
+        store, PrivateSchema(), lambda uid: True, "127.0.0.1", lambda error: None, GATE, seat(1), credentials=ranks[1]
     )
     for credentials, answer in ((strangers[2], PeerLost), (ranks[2], NotFound)):
         # To a client of rank 2 every uid is rank 1's.

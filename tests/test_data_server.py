@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
-from doors import GATE, channel_of, keys
+from doors import GATE, channel_of, keys, seat
 
 from protos.codec import from_bundle, specs, tensor_chunks, to_bundle
-from protos.errors import BadInput, NotFound, PeerLost, WrongState
+from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, PeerLost, WrongState
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
 from protos.stubs import tensor_pb2
 from scheduler.streams import owner_of
 from simulator.data_client import DataClient
-from simulator.data_server import PrivateSchema, start_data_server
+from simulator.data_server import LoadingDays, PrivateSchema, start_data_server
 from simulator.store import UserRecord, UserStore
 
 DAY = "20200101"
@@ -42,10 +42,10 @@ def pair(tmp_path):
         stores[rank] = UserStore(tmp_path / str(rank))
         servers[rank], addresses[rank] = start_data_server(
             stores[rank], schema, lambda uid, rank=rank: owner_of(uid, RANKS) == rank,
-            f"unix:{tmp_path}/{rank}/socket", crashes.append, GATE,
+            f"unix:{tmp_path}/{rank}/socket", crashes.append, GATE, seat(rank),
         )  # fmt: skip
     clients = {rank: DataClient(addresses, keys(rank), stores[rank]) for rank in RANKS}
-    yield SimpleNamespace(stores=stores, servers=servers, addresses=addresses, clients=clients)
+    yield SimpleNamespace(schema=schema, stores=stores, servers=servers, addresses=addresses, clients=clients)
     for rank in RANKS:
         clients[rank].close()
         servers[rank].stop(0).wait(WAIT)
@@ -180,7 +180,9 @@ def test_private_parameters_of_many_chunks_arrive(pair, tmp_path):
     schema = PrivateSchema()
     schema.set(specs(large))
     where = f"unix:{tmp_path}/socket"
-    server, address = start_data_server(pair.stores[2], schema, lambda uid: True, where, lambda error: None, GATE)
+    server, address = start_data_server(
+        pair.stores[2], schema, lambda uid: True, where, lambda error: None, GATE, seat(2)
+    )
     client = DataClient({1: pair.addresses[1], 2: address}, keys(1), pair.stores[1])
     client.send_data(2, [record(THEIRS, rows(1))])
     client.set_param_by_uid(THEIRS, 0, large)
@@ -271,6 +273,52 @@ def test_the_service_clears_and_reads_by_rpc_too(pair):
         ]
         assert stub.UpdateUserParams(iter(chunks), timeout=WAIT).users == 1
     assert_equal(pair.clients[2].get_param_by_uid(THEIRS, 4), PRIVATE)
+
+
+def test_only_the_simulator_itself_forgets_its_examples(pair):
+    pair.clients[1].send_data(2, [record(THEIRS, rows(1))])
+    with channel_of(1, pair.addresses[2]) as channel, pytest.raises(grpc.RpcError) as caught:
+        pb_grpc.DataServerStub(channel).ClearUserData(pb.DataSet(date=DAY, split="train"), timeout=WAIT)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert caught.value.details() == "rank 2 alone forgets the examples that are kept here, not rank 1"
+    assert pair.clients[1].get_data_by_uid(THEIRS, DAY, "train")["x"].tolist() == [1]
+
+
+def test_examples_come_while_their_day_is_loaded_and_at_no_other_time():
+    days = LoadingDays()
+    for date, split in ((DAY, "train"), (DAY, "test")):
+        with pytest.raises(WrongState, match=f"examples of {DAY}, {split}, came while that day is not being loaded"):
+            days.check(date, split)
+    with days.loading(DAY, "train"):
+        days.check(DAY, "train")
+        with pytest.raises(WrongState):
+            days.check(DAY, "test")
+    with pytest.raises(WrongState):
+        days.check(DAY, "train")
+
+
+# -- what private parameters begin with --------------------------------------------
+
+
+def test_what_private_parameters_begin_with_goes_from_the_first_simulator_to_the_others(pair):
+    start = {"bias": np.array([7.0, 8.0], np.float32)}
+    with pytest.raises(Forbidden, match="rank 1 alone says what private parameters begin with, not rank 2"):
+        pair.clients[2].set_private_start(start)
+    with pytest.raises(BadInput, match=r"'bias' float32\[3\] is not the model's"):
+        pair.clients[1].set_private_start({"bias": np.zeros(3, np.float32)})
+    with pytest.raises(BadInput, match="'scale' holds NaN"):
+        pair.clients[1].set_private_start({"scale": np.array(np.nan)})
+    assert pair.schema.start == {}
+    pair.clients[1].set_private_start(start)
+    assert_equal(pair.schema.start, start)
+    with pytest.raises(AlreadyDone):
+        pair.clients[1].set_private_start(start)
+
+
+def test_what_private_parameters_begin_with_comes_before_the_first_day(pair):
+    pair.clients[1].send_data(2, [record(THEIRS, rows(1))])
+    with pytest.raises(WrongState, match="came after the first day was loaded"):
+        pair.clients[1].set_private_start(PRIVATE)
 
 
 def test_a_data_server_that_is_gone_is_named(pair):

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from fuzz_server import make_rules
-from fuzzing import DAY, RUN_UID, Mutator
+from fuzzing import DAY, RUN_UID, Mutator, speaker
 from hostile import SCHEDULER, WAIT, raw_channel
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -25,6 +25,7 @@ from scheduler_run import background, soon, tell, weights_of
 from tiny_task import make_data
 
 from protos.codec import TensorSpec, to_bundle
+from protos.gate import Keys
 from protos.shared_arrays import SharedArrays, unnamed_file
 from scheduler.aggregation import Sums, sum_specs
 from scheduler.messages import SimulatorInfo
@@ -71,9 +72,9 @@ def sums_of(share, step):
 class Beside:
     """A run of two simulators that goes on while the noise does."""
 
-    def __init__(self, scheduler, data):
-        self.clients = {rank: SchedulerClient(scheduler, rank) for rank in (1, 2)}
-        self.data = DataClient({1: data}, 2, None)
+    def __init__(self, scheduler, data, keys):
+        self.clients = {rank: SchedulerClient(scheduler, keys[rank]) for rank in (1, 2)}
+        self.data = DataClient({1: data}, keys[2], None)
         memory = SharedArrays(unnamed_file("sums"), sum_specs({"w": TensorSpec("float32", (5,))}), create=True)
         self.memory, self.step = memory, 0
         self._stop = threading.Event()
@@ -164,11 +165,12 @@ def live(tmp_path_factory):
         env=environment(), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        scheduler, data = json.loads(process.stdout.readline())
-        beside = Beside(scheduler, data)
+        scheduler, data, tickets = json.loads(process.stdout.readline())
+        shown = {int(rank): Keys(int(rank), dict.fromkeys(range(2), bytes.fromhex(t))) for rank, t in tickets.items()}
+        beside = Beside(scheduler, data, shown)
         beside.start()
-        yield SimpleNamespace(process=psutil.Process(process.pid), scheduler=scheduler, data=data, beside=beside,
-                              alone=Alone(), sent=0)  # fmt: skip
+        yield SimpleNamespace(process=psutil.Process(process.pid), scheduler=scheduler, data=data, keys=shown,
+                              beside=beside, alone=Alone(), sent=0)  # fmt: skip
         beside.pause()
         process.stdin.close()
         assert json.loads(process.stdout.readline()) == [None, []]
@@ -180,7 +182,7 @@ def live(tmp_path_factory):
         process.stdout.close()
 
 
-def say(channels, service, method, messages):
+def say(channels, metadata, service, method, messages):
     """Sends one call; returns its status."""
     path, described = f"/{service.full_name}/{method}", service.methods_by_name[method]
     channel, plain = channels[service], len(messages) == 1
@@ -189,7 +191,7 @@ def say(channels, service, method, messages):
     make = channel.unary_stream if plain and described.server_streaming else channel.unary_unary if plain else None
     call = (make or channel.stream_stream)(path, **same)
     try:
-        answer = call(messages[0] if plain else iter(messages), timeout=WAIT)
+        answer = call(messages[0] if plain else iter(messages), timeout=WAIT, metadata=metadata)
         if not isinstance(answer, bytes):
             for _ in answer:
                 pass
@@ -206,7 +208,11 @@ def noise(live, seed, messages):
         channels = {service: scheduler if service is SCHEDULER else data for service, _ in mutator._templates}
         while sent < messages:
             service, method, stream = mutator.draw()
-            status = say(channels, service, method, stream)
+            # Mostly as the rank that the messages claim: the others come no further than the gate.
+            anybody = mutator.rng.choice(list(live.keys))
+            rank = speaker(service, method, stream, 1) if mutator.rng.random() < 0.9 else anybody
+            metadata = live.keys[rank].shown_to(0 if service is SCHEDULER else 1)
+            status = say(channels, metadata, service, method, stream)
             assert status in EXPECTED, (seed, method, stream, status)
             statuses[status] += 1
             sent += max(1, len(stream))
