@@ -213,7 +213,9 @@ def noise(live, seed, messages):
             rank = speaker(service, method, stream, 1) if mutator.rng.random() < 0.9 else anybody
             metadata = live.keys[rank].shown_to(0 if service is SCHEDULER else 1)
             status = say(channels, metadata, service, method, stream)
-            assert status in EXPECTED, (seed, method, stream, status)
+            # A mutated number may be the next round's, whose parameters are waited for as they should be.
+            waits = method == "GetPart" and status is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert waits or status in EXPECTED, (seed, method, stream, status)
             statuses[status] += 1
             sent += max(1, len(stream))
             live.sent += max(1, len(stream))
