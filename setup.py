@@ -43,7 +43,7 @@ setup(
         "cryptography>=42",  # certificates of a run on several hosts
         "lmdb>=1.4",  # the store of examples and private parameters that all shards of a machine read
         "orjson>=3.9",  # LEAF's files parse several times faster than with json
-        "pydantic-settings>=2.6",  # settings from the command line and YAML, checked before anything starts
+        "pydantic-settings>=2.16",  # settings from the command line and YAML, checked before anything starts
         "pyyaml>=6.0",
         "rich>=13.0",  # progress bar
         "setuptools",  # Paddle imports it and does not say so
