@@ -280,7 +280,6 @@ def test_ranks_on_one_host_that_do_not_see_each_others_files_get_certificates(pl
     futures = [background(start_rank, rank, meeting) for rank in range(3)]
     roles = [future.result(WAIT) for future in futures]
     assert [role.where_to_listen(Path("/tmp/x")) for role in roles] == ["127.0.0.1"] * 3
-    assert {role.simulators_here for role in roles} == {2}
     assert all(role.keys.credentials is not None and not role.spans_hosts for role in roles)
 
 

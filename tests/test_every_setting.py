@@ -103,6 +103,7 @@ EXTREMES = {
     "output": [(["--output", "other"], lambda output, plain: (output.parent / "other" / "metrics.csv").exists())],
     "resume": [(["--resume", "nowhere"], REFUSED)],
     "checkpoint_every": [(["--checkpoint-every", 1], lambda output, plain: (output / "checkpoints").exists())],
+    "grace": [(["--grace", 0], REFUSED), (["--grace", 1e9], "")],  # what it is for is in test_preemption
     "rounds": [(["--rounds", 0], lambda output, plain: rows(output, "train") == [])],
     "mode": [(["--mode", "centralized"], other_end)],
     "seed": [(["--seed", (1 << 63) - 1], other_start)],

@@ -8,6 +8,7 @@ from tiny_task import CLASSES, FEATURES, make_data
 
 from protos.codec import to_bundle
 from protos.errors import BadInput
+from protos.gate import Keys
 from protos.shared_arrays import SharedArrays, unnamed_file
 from scheduler.aggregation import sum_specs
 from scheduler.rounds import Share
@@ -40,7 +41,7 @@ class OneShard:
             params_fd=unnamed_file("params"), sums_fd=unnamed_file("sums"), queue_fd=unnamed_file("queue"),
         )  # fmt: skip
         self.shard = Shard(settings)
-        self.shard.run(jobs.Connect({0: "nowhere"}))
+        self.shard.run(jobs.Connect({0: "nowhere"}, Keys(0, {})))
         schema = self.shard.run(jobs.BuildModel())
         SharedArrays(settings.params_fd, schema.shared, create=True)
         SharedArrays(settings.sums_fd, sum_specs(schema.shared), create=True)
