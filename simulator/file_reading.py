@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from protos.errors import BadInput, TooLarge
 from protos.payloads import pack
 from simulator import jobs
 from simulator.data_client import DataClient
-from simulator.examples import Examples, check_examples
+from simulator.examples import Examples, check_examples, check_user, users_of
 from simulator.store import UserRecord, check_size
 
 BATCH_BYTES = 8 << 20
@@ -63,9 +63,9 @@ def _read(
         at_file(path)
         batches: dict[int, list[UserRecord]] = {}
         sizes: dict[int, int] = {}
-        for place, (uid, examples) in enumerate(reader.read(path)):
-            uid = str(uid)
+        for place, item in enumerate(_users(reader, path)):
             try:
+                uid, examples = check_user(type(reader).__name__, item)
                 count = check_examples(uid, examples)
                 read.add(uid, count, weigh(uid, examples) if job.weigh else None)
                 payload = pack(examples)
@@ -81,3 +81,10 @@ def _read(
         for owner, records in batches.items():
             client.send_data(owner, records)
     return read
+
+
+def _users(reader: Any, path: Path) -> Iterator[Any]:
+    try:
+        return users_of(type(reader).__name__, reader.read(path))
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
