@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from protos.payloads import pack, unpack
 from scheduler.user_messages import ReadUsers
 from simulator import jobs
 from simulator.data_client import DataClient
-from simulator.examples import Examples, check_examples
+from simulator.examples import Examples, check_examples, check_user, users_of
 from simulator.store import UserRecord, check_size
 
 BATCH_BYTES = 8 << 20
@@ -68,9 +68,9 @@ def _read(
         at_file(path)
         batches: dict[int, list[UserRecord]] = {}
         sizes: dict[int, int] = {}
-        for place, (uid, examples) in enumerate(reader.read(path)):
-            uid = str(uid)
+        for place, item in enumerate(_users(reader, path)):
             try:
+                uid, examples = check_user(type(reader).__name__, item)
                 count = check_examples(uid, examples)
                 payload = pack(examples)
                 check_size(uid, payload)
@@ -92,3 +92,10 @@ def _as_fetched(examples: Examples, payload: bytes) -> Examples:
     """Examples as they will be in the rounds, to their layout in memory: a weight must be the same to the bit."""
     plain = all(rows.flags.c_contiguous and rows.dtype.isnative for rows in examples.values())
     return examples if plain else unpack(payload)
+
+
+def _users(reader: Any, path: Path) -> Iterator[Any]:
+    try:
+        return users_of(type(reader).__name__, reader.read(path))
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error

@@ -225,12 +225,32 @@ def read_npz(path: Path, what: str) -> Tensors:
         FLError: it cannot be read or is no such file.
     """
     try:
+        # A pipe or a device would be waited for, perhaps for ever.
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
         # Opened here: NumPy leaves a file open that turns out to be no archive.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = "it holds objects, not plain arrays" if "pickle" in str(error) else error
-        raise FLError(f"{what} {path}: cannot be read as an NPZ file of arrays: {reason}") from error
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:
+        # zipfile, zlib and NumPy raise a dozen kinds for damaged files.
+        raise FLError(f"{what} {path}: cannot be read as an NPZ file of arrays: {_damage(error)}") from error
+    for name, value in arrays.items():
+        # A member that is no NPY file comes as bytes.
+        if not isinstance(value, np.ndarray):
+            raise FLError(f"{what} {path}: cannot be read as an NPZ file of arrays: {name} in it is no array")
+    return arrays
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    said = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"an array in it is larger than the memory there is ({said})"
+    if "pickle" in said:
+        return "it holds objects, not plain arrays; save it with numpy.savez(file, **arrays)"
+    if isinstance(error, AttributeError | TypeError):
+        return "it holds one array without a name; save it with numpy.savez(file, **arrays)"
+    return said[:300] or type(error).__name__
 
 
 def _number(value: float | None) -> str:

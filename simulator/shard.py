@@ -25,6 +25,7 @@ from scheduler.streams import stream_key, stream_of
 from scheduler.user_messages import ReadUsers
 from simulator import jobs
 from simulator.data_client import DataClient
+from simulator.dtype_hint import explain_float64
 from simulator.examples import Examples
 from simulator.file_reading import read_files
 from simulator.signals import leave_to_simulator
@@ -251,9 +252,9 @@ class Shard:
             examples = self._load_user(uid, job.at, TEST, shared)
             clock.lap("pull")
             self._model.model.eval()
-            metrics = self._is.trainer.evaluate_user(self._model.model, examples, self._turn("test", uid, job.at))
+            metrics = self._play(self._is.trainer.evaluate_user, examples, self._turn(TEST, uid, job.at))
             clock.lap("train")
-            return UserResult(uid, job.share.counts[i], 0.0, _checked(metrics))
+            return UserResult(uid, job.share.counts[i], 0.0, metrics)
 
         results = self._evaluation.run(self._jobs(), shared, test)
         return jobs.ShareResult(results, clock.timings())
@@ -281,10 +282,20 @@ class Shard:
 
     def _train_user(self, uid: str, at: Round, examples: Examples) -> dict[str, Pair]:
         self._model.model.train()
-        turn = self._turn("train", uid, at)
-        metrics = _checked(self._is.trainer.train_user(self._model.model, examples, turn))
+        metrics = self._play(self._is.trainer.train_user, examples, self._turn(TRAIN, uid, at))
         self._model.check_structure()
         return metrics
+
+    def _play(self, method: Callable[..., Any], examples: Examples, turn: Turn) -> dict[str, Pair]:
+        """A user's turn in the trainer; returns the metrics."""
+        try:
+            metrics = method(self._model.model, examples, turn)
+        except Exception as error:
+            told = explain_float64(error, turn.uid, examples, self._model.specs, type(self._is.reader).__name__)
+            if told is None:
+                raise
+            raise told from error
+        return _checked(type(self._is.trainer).__name__, metrics)
 
     def _turn(self, phase: str, uid: str, at: Round) -> Turn:
         from simulator.model_state import seed_everything
@@ -322,7 +333,7 @@ class _Clock:
         return Timings(**self._spent)
 
 
-def _checked(metrics: Any) -> dict[str, Pair]:
+def _checked(trainer: str, metrics: Any) -> dict[str, Pair]:
     """A trainer's metrics as plain floats.
 
     Raises:
@@ -331,4 +342,5 @@ def _checked(metrics: Any) -> dict[str, Pair]:
     try:
         return {str(name): (float(total), float(count)) for name, (total, count) in metrics.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise BadInput(f"a trainer must return metrics as name -> (sum, count), not {metrics!r}") from error
+        said = " ".join(repr(metrics).split())[:200]
+        raise BadInput(f"{trainer} must return metrics as name -> (sum, count), not {said}") from error

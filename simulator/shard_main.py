@@ -35,9 +35,9 @@ def _failure(shard: Shard, error: BaseException) -> jobs.Failed:
     memory = lack_of_memory(error)
     if memory is not None:
         return jobs.Failed(shard.where, memory, bad_input=True)
-    # Readers speak of bad data with ValueError, the core with FLError: one line is enough.
+    # Readers speak of bad data with ValueError, the core with FLError, trainers with `TaskError`: one line is enough.
     bad_data = isinstance(error, ValueError) and shard.where.startswith("file ")
-    if isinstance(error, FLError) or bad_data:
+    if isinstance(error, FLError) or bad_data or getattr(error, "one_line", False):
         return jobs.Failed(shard.where, str(error), bad_input=True)
     return jobs.Failed(shard.where, "".join(traceback.format_exception(error)).rstrip(), bad_input=False)
 

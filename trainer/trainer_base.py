@@ -7,6 +7,7 @@ inside methods; keep the model in a module of its own and import it in `make_mod
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 Examples = Mapping[str, npt.NDArray[Any]]
 Metrics = dict[str, tuple[float, float]]
+
+
+class TaskError(TypeError):
+    """A model or a trainer that does not give what it must; the message says it all, in one line."""
+
+    one_line = True
 
 
 class LocalUser(Protocol):
@@ -188,7 +195,7 @@ class TrainerBase(ABC):
         Returns:
             Scalar loss tensor, metrics as name -> (sum, count), next state.
         """
-        loss, metrics = model.loss(batch)
+        loss, metrics = _checked(model, model.loss(batch))
         return loss, metrics, None
 
     def train_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
@@ -231,15 +238,52 @@ class TrainerBase(ABC):
         return totals
 
 
+def _checked(model: Any, answer: Any) -> tuple[Any, Any]:
+    """What `model.loss` gave, if it is a loss and metrics.
+
+    Raises:
+        TaskError: it is not; names the class.
+    """
+    who, must = f"{type(model).__name__}.loss", "it must return (loss, metrics), metrics as name -> (sum, count)"
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        raise TaskError(f"{who} returns {_short(answer)}; {must}")
+    loss, metrics = answer
+    if not hasattr(loss, "backward"):
+        raise TaskError(f"{who} returns {_short(loss)} as the loss; {must}, the loss a tensor that can be trained on")
+    if math.prod(loss.shape) != 1:
+        raise TaskError(f"{who} returns a loss of shape {list(loss.shape)}; it must be a scalar, such as its mean()")
+    if not isinstance(metrics, Mapping):
+        raise TaskError(f"{who} returns {_short(metrics)} as the metrics; {must}")
+    return loss, metrics
+
+
+def _short(value: Any) -> str:
+    """A value for an error, in one line."""
+    if hasattr(value, "backward"):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
 def add_metrics(totals: Metrics, metrics: Mapping[str, Any]) -> None:
-    """Adds (sum, count) pairs, numbers or one-element tensors, to running totals in place."""
+    """Adds (sum, count) pairs, numbers or one-element tensors, to running totals in place.
+
+    Raises:
+        TaskError: what is no such pair; names it.
+    """
     for name, pair in metrics.items():
         try:
             total, count = pair
         except (TypeError, ValueError) as error:
-            raise TypeError(f"metric {name!r} must be a pair (sum, count), not {pair!r}") from error
+            raise TaskError(f"metric {name!r} must be a pair (sum, count), not {_short(pair)}") from error
         before = totals.get(name, (0.0, 0.0))
-        totals[name] = (before[0] + _as_float(total), before[1] + _as_float(count))
+        try:
+            totals[name] = (before[0] + _as_float(total), before[1] + _as_float(count))
+        except (TypeError, ValueError) as error:
+            said = f"({_short(total)}, {_short(count)})"
+            raise TaskError(f"metric {name!r} must be a pair of numbers (sum, count), not {said}") from error
 
 
 def _as_float(value: Any) -> float:
