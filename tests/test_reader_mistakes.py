@@ -45,7 +45,7 @@ class Client:
 
 
 def read(mistake):
-    client, job = Client(), jobs.ReadFiles("20200101", "train", ((0, PATH),), weigh=False)
+    client, job = Client(), jobs.ReadFiles("20200101", "train", ((0, PATH),))
     read_files(MistakenReader(mistake), client, job, [0], lambda path: None, lambda uid, examples: 1.0)
     return client.taken
 

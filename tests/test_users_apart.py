@@ -22,6 +22,16 @@ DAY = "20200101"
 SIZES = {"a": 3, "b": 12, "c": 4, "d": 9, "e": 6, "f": 8}
 
 
+@pytest.fixture(autouse=True)
+def switches():
+    """What the last user leaves of Paddle's own switches is put back before the next, and here none comes."""
+    import paddle
+
+    yield
+    paddle.set_grad_enabled(True)
+    paddle.set_default_dtype("float32")
+
+
 class OneShard:
     """A shard in this process, with users of different sizes; what it does of a share, by uid."""
 
