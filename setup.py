@@ -30,9 +30,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=["protos", "scheduler", "simulator", "reader", "trainer", "model"],
-    package_data={"protos": ["*.proto"]},
-    py_modules=["application", "run_codegen"],
+    # application.py is a page to copy and run_codegen.py a tool of the checkout: neither is a module of others.
+    packages=["protos", "scheduler", "simulator", "reader", "trainer", "model", "lm_data"],
+    package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
+    py_modules=[],
+    entry_points={"console_scripts": ["flsim-prepare=lm_data.prepare:main"]},
     install_requires=[
         "paddlepaddle>=3.0,<4",
         "grpcio>=1.62",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_error import DataError
+from lm_data.data_error import DataError
 
 _PROGRESS_LINES = 1_000_000
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_error import DataError
+from lm_data.data_error import DataError
 
 TRAIN, TEST, VAL, VOCAB = "train_data.json", "test_data.json", "val_data.json", "vocab.json"
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_error import DataError
-from day_folders import TEST, TRAIN, VAL, VOCAB, leaf_file
-from tokens import SEQUENCE_LENGTH
-from vocabulary import usable_vocab
+from lm_data.data_error import DataError
+from lm_data.day_folders import TEST, TRAIN, VAL, VOCAB, leaf_file
+from lm_data.tokens import SEQUENCE_LENGTH
+from lm_data.vocabulary import usable_vocab
 
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
 

@@ -3,6 +3,8 @@
     python lm_data/prepare.py leaf reddit_subsampled.zip my_data
     python lm_data/prepare.py pushshift RC_2017-12.zst my_data --users 1000 --seed 0
 
+Where the simulator is installed without its sources, it is the command flsim-prepare.
+
 Both write my_data/20200101/train_data.json and my_data/20200102/test_data.json in LEAF's form; see README.md. Nothing
 appears under its final name before all of it is there. Bad input ends with one line on stderr and exit code 2.
 
@@ -21,11 +23,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pushshift
-from data_error import DataError
-from day_folders import TEST, TRAIN, VOCAB, leaf_file, places, publish, refuse_existing, staging
-from leaf_zip import lay_out_leaf
-from vocabulary import build_vocab
+if not __package__:
+    # As a script it is alone: Python looks in this folder, and not in the one that has it.
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lm_data import pushshift
+from lm_data.data_error import DataError
+from lm_data.day_folders import TEST, TRAIN, VOCAB, leaf_file, places, publish, refuse_existing, staging
+from lm_data.leaf_zip import lay_out_leaf
+from lm_data.vocabulary import build_vocab
 
 
 def run_leaf(args: argparse.Namespace, stage: Path) -> None:

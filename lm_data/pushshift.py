@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comment_dump import Comment, read_comments
-from data_error import DataError
-from tokens import cut, tokenize
+from lm_data.comment_dump import Comment, read_comments
+from lm_data.data_error import DataError
+from lm_data.tokens import cut, tokenize
 
 _MAX_BUCKETS = 64  # open files at once: far below every system's limit
 _BUCKET_COMMENTS = 200_000

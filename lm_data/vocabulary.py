@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Mapping
 from typing import Any
 
-from tokens import PAD, UNK
+from lm_data.tokens import PAD, UNK
 
 
 def build_vocab(counts: Mapping[str, int], size: int) -> dict[str, Any]:

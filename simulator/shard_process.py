@@ -15,6 +15,11 @@ from simulator import jobs
 from simulator.main_script import SHARD_MODULE, main_module
 from simulator.signals import hold_back, let_through
 
+# As `python -m`, but without the working folder on the path: if that is a checkout, it may be another than the run's.
+_BEGIN = (
+    "import runpy, sys; sys.path[:] = filter(None, sys.path); "
+    f"runpy.run_module({SHARD_MODULE!r}, run_name='__main__', alter_sys=True)"
+)
 # From a closed pipe to the end of the process.
 _GRACE_SECONDS = 5.0
 
@@ -39,7 +44,7 @@ class ShardProcess:
             before = hold_back()
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", SHARD_MODULE, str(theirs.fileno()), str(lifeline)],
+                    [sys.executable, "-c", _BEGIN, str(theirs.fileno()), str(lifeline)],
                     env=environment,
                     pass_fds=(told.params_fd, told.sums_fd, told.queue_fd, theirs.fileno(), lifeline),
                     stdin=subprocess.DEVNULL,

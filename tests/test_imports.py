@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "model": {"model"},
     "trainer": {"trainer", "model"},
     "application": {"reader", "scheduler", "simulator", "trainer"},
-    "run_codegen": set(),
+    "run_codegen": {"protos"},
 }
 SOURCES = sorted(
     path
@@ -173,6 +173,42 @@ def test_a_missing_stub_says_so_in_one_line(bare):
     assert done.stderr.startswith("the gRPC stubs cannot be used (")
     assert done.stderr.endswith("make them with  python run_codegen.py\n")
     assert done.stderr.count("\n") == 1
+
+
+LENDER = """
+import sys
+from importlib.machinery import PathFinder
+
+class Editable:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.startswith("protos."):
+            return PathFinder.find_spec(name, [LENT])
+
+sys.meta_path[:] = [*(f for f in sys.meta_path if "ditable" not in repr(f)), Editable]
+import protos.codec
+"""
+
+
+def test_stubs_of_another_checkout_that_is_installed_are_not_borrowed(bare):
+    """An editable install finds submodules of its own checkout, even for a package from elsewhere."""
+    lent = ROOT / "protos"
+    done = python(LENDER.replace("LENT", repr(str(lent))), cwd=bare, path=bare)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"the gRPC stubs cannot be used (data_server_pb2.py is not in {bare / 'protos'}; those in {lent} are another's)"
+    )
+    assert done.stderr.endswith("make them with  python run_codegen.py\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_stubs_are_made_in_an_installed_package_too(bare):
+    (bare / "run_codegen.py").unlink()
+    done = python("import protos.codec", cwd=bare, path=bare)
+    assert done.stderr.endswith("make them with  python -m protos.codegen\n")
+    done = python("import runpy; runpy.run_module('protos.codegen', run_name='__main__')", cwd=bare, path=bare)
+    assert done.stdout.startswith("stubs made for ")
+    assert python("import protos.codec", cwd=bare, path=bare).returncode == 0
 
 
 def test_codegen_makes_the_stubs(bare):

@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import importlib
 import json
 import subprocess
 import sys
@@ -13,21 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm_data import prepare, pushshift, tokens, vocabulary
+
 LM_DATA = Path(__file__).resolve().parent.parent / "lm_data"
-
-
-def load(name):
-    """lm_data is a folder of data and scripts, not a package: import a script with its folder on sys.path."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(LM_DATA), *sys.path])
-        return importlib.import_module(name)
-
-
-prepare = load("prepare")
-pushshift = load("pushshift")
-tokens = load("tokens")
-vocabulary = load("vocabulary")
-
 TRAIN, TEST, VAL = "20200101/train_data.json", "20200102/test_data.json", "20200102/val_data.json"
 
 

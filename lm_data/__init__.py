@@ -1,0 +1,1 @@
+"""What makes data folders for the language model: `prepare.py`."""
