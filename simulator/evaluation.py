@@ -11,7 +11,7 @@ from scheduler.metrics import UserResult
 # Copying or comparing less than this takes no time beside a test.
 _SMALL_BYTES = 64 << 10
 # Users after which large parameters are looked at again.
-_LOOK_EVERY = 32
+_LOOK_EVERY = 64
 
 
 class Evaluation:
@@ -20,10 +20,10 @@ class Evaluation:
     Small ones are put back before each user.  Most tests change none, and copying large
     ones for each would cost as much as a part of the test.  Paddle does not tell what
     was written to (optimizers, `set_value` and running means leave a tensor's version as
-    it is), so large ones are looked at: after 1, 2, 4, ... users and at the end of a share.
-    If one has changed, those tested since the last look are tested anew, and from
-    then on everything is put back before each.  A test's result depends on its user
-    and the parameters alone, so nothing shows of it but the time.
+    it is), so large ones are looked at: after the first 1, 2, 4, ... users of a shard, every
+    64, and at the end of a share.  If one has changed, those tested since the last look are
+    tested anew, and from then on everything is put back before each.  A test's result depends
+    on its user and the parameters alone, so nothing shows of it but the time.
 
     Args:
         model: a `ModelState`.
@@ -35,6 +35,7 @@ class Evaluation:
         self._large, self._small = large, [name for name in model.shared if name not in large]
         # Whether tests of this task are known to change large parameters.
         self.changes = False
+        self._tested = 0
 
     def run(self, numbers: Iterable[int], shared: Tensors, test: Callable[[int], UserResult]) -> list[UserResult]:
         """Tests users.
@@ -73,8 +74,8 @@ class Evaluation:
             if self.changes:
                 continue
             unsure.append(number)
-            done = len(results)
-            if done & (done - 1) == 0 or done % _LOOK_EVERY == 0:
+            self._tested += 1
+            if self._tested & (self._tested - 1) == 0 or self._tested % _LOOK_EVERY == 0:
                 if self._changed(shared):
                     test_again()
                 unsure.clear()

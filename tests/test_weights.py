@@ -237,8 +237,8 @@ def test_a_run_with_tiny_weights_of_users_in_two_files_equals_a_numpy_loop(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["sqrt:1e-13", "sqrt:1e-300", "sqrt:1e300"])
-def test_weights_do_not_depend_on_who_reads_what(tmp_path, how):
+def test_weights_do_not_depend_on_who_reads_what(tmp_path):
+    how = "sqrt:1e-300"
     data, output = check_by_hand(tmp_path, how, math.sqrt, "--shards", 1)
     other = tmp_path / "other"
     flags = ["--rounds", 3, "--weigh", how, "--no-shared-memory", "--exchange", "always", "--shards", 2]
@@ -281,20 +281,16 @@ def test_a_weight_that_only_the_whole_of_a_user_has_is_asked_for_the_whole(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize(
-    ("how", "text"),
+    ("how", "ranks", "text"),
     [
-        ("nan", "date 20200101: uid 'user0"),
-        ("nan", "WeighingTrainer.weight gave nan; a weight must be a finite number and not negative"),
-        ("negative", "WeighingTrainer.weight gave -1.5"),
-        ("inf", "WeighingTrainer.weight gave inf"),
-        ("none", "WeighingTrainer.weight gave None"),
-        ("zero", "date 20200101, round 1: all 6 users of the cohort have weight 0"),
-        ("random", "it must depend on the examples alone"),
+        ("nan", 1, "uid 'user000': WeighingTrainer.weight gave nan; a weight must be a finite number and not negative"),
+        ("nan", 3, "date 20200101: uid 'user0"),
+        ("zero", 3, "date 20200101, round 1: all 6 users of the cohort have weight 0"),
+        ("random", 3, "it must depend on the examples alone"),
     ],
 )
-def test_weights_that_cannot_be_end_the_run_with_one_line(tmp_path, how, text, ranks):
+def test_weights_that_cannot_be_end_the_run_with_one_line(tmp_path, how, ranks, text):
     data = make_data(tmp_path / "data")
     flags = ["--rounds", 1, "--weigh", how, "--shards", 1, "--output", tmp_path / "out"]
     done = run(WEIGHING, data, *FLAGS, *flags, ranks=ranks, check=False)
