@@ -25,7 +25,17 @@ CHANCE = 0.25  # of the README's task, with four classes
 # Programs that a reader runs but that this project does not make: their options, by name.
 FOREIGN_OPTIONS = {
     "mpirun": {"--hostfile", "--bind-to", "--oversubscribe", "--allow-run-as-root"},
-    "srun": {"--mpi", "--nodes", "--ntasks", "--distribution", "--exclusive", "--cpu-bind", "--overcommit", "--signal"},
+    "srun": {
+        "--mpi",
+        "--nodes",
+        "--ntasks",
+        "--distribution",
+        "--exclusive",
+        "--cpu-bind",
+        "--overcommit",
+        "--signal",
+        "--requeue",
+    },
 }
 # Lines of the error table that come from Python, argparse, mpi4py or gRPC.
 FOREIGN_LINES = {

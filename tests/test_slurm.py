@@ -113,3 +113,27 @@ def test_srun_ends_when_a_host_is_cut_off(slurm, hosts, data, tmp_path):
         hosts.join(3)
         if psutil.pid_exists(process.pid):
             kill_all(process)
+
+
+def test_a_signal_of_slurm_stops_the_run_and_the_same_line_goes_on(slurm, data, tmp_path):
+    """As a job that is about to be preempted or to run out of time is told (`--signal=USR1@90`)."""
+    command = ["env", PATH, sys.executable, str(TINY), str(data), *RUN, "--rounds", "1000000", "--resume", "auto"]
+    for said in ("", "resumed after round "):
+        process = slurm.start(*SRUN, "--nodes=4", "--ntasks=5", *command, "--output", str(tmp_path / "out"))
+        try:
+            with process.stdout as output:
+                lines = []
+                for line in output:
+                    lines.append(line)
+                    if " round " in line and "resumed" not in line:
+                        break
+                (job,) = slurm.run("squeue", "-h", "-t", "R", "-o", "%i").stdout.split()
+                slurm.run("scancel", "--signal=USR1", f"{job}.0")
+                lines += output.readlines()
+                process.wait(BOUND)
+            assert process.returncode == 75, "".join(lines)
+            assert said in "".join(lines)
+            assert any("stopped by SIGUSR1 at rank" in line for line in lines)
+        finally:
+            if psutil.pid_exists(process.pid):
+                kill_all(process)
