@@ -1,5 +1,7 @@
 """No user sees another through the model: not in training, not in tests, wherever and in whatever order they come."""
 
+import sys
+
 import numpy as np
 import pytest
 from messy_task import MessyTrainer
@@ -19,6 +21,14 @@ from simulator.store import UserRecord, UserStore
 MESSY = ROOT / "tests" / "messy_task.py"
 DAY = "20200101"
 SIZES = {"a": 3, "b": 12, "c": 4, "d": 9, "e": 6, "f": 8}
+
+
+@pytest.fixture(autouse=True)
+def switches():
+    """What the last user of a shard in this process leaves behind is put back by nobody."""
+    yield
+    if "paddle" in sys.modules:
+        sys.modules["paddle"].set_grad_enabled(True)
 
 
 class OneShard:
