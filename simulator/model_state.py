@@ -30,12 +30,11 @@ class _Switches:
     def __init__(self) -> None:
         import paddle
 
-        self._paddle = paddle
-        self._gradients, self._dtype = paddle.is_grad_enabled(), paddle.get_default_dtype()
+        self._paddle, self._dtype = paddle, paddle.get_default_dtype()
 
     def put_back(self) -> None:
-        if self._paddle.is_grad_enabled() != self._gradients:
-            self._paddle.set_grad_enabled(self._gradients)
+        if not self._paddle.is_grad_enabled():
+            self._paddle.set_grad_enabled(True)
         if self._paddle.get_default_dtype() != self._dtype:
             self._paddle.set_default_dtype(self._dtype)
 
