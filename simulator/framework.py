@@ -18,6 +18,7 @@ from scheduler.server_optimizers import ServerOptimizer
 from simulator.days import list_days
 from simulator.logs import set_up_logging
 from simulator.meaning import differing, meaning_of
+from simulator.open_files import raise_file_limit
 from simulator.rank_memory import limit_arenas
 from simulator.record import read_npz
 from simulator.role_maker import FLSimRoleMaker
@@ -84,6 +85,7 @@ class SimulationFramework:
     def run(self) -> None:
         """Plays this rank's part, and ends the process with one clear message if the run fails."""
         set_up_logging(f"rank {self._role.rank}")
+        raise_file_limit()
         if self._settings.tune:
             limit_arenas(os.environ)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -104,9 +106,12 @@ class SimulationFramework:
         except InternalError as error:
             # An exception within the scheduler: it has the traceback and says it itself.
             self._end(FAILED, self._service.coordinator.failure or str(error) if self._service is not None else None)
-        except RunEnded:
+        except RunEnded as error:
             # Said by the rank it happened on; the scheduler says what only it has seen.
             message = self._simulation.failure if self._simulation is not None else None
+            mine = f"rank {self._role.rank}: "
+            if message is None and str(error).startswith(mine):
+                message = str(error).removeprefix(mine)
             if self._service is not None:
                 message = self._service.seen_alone or message
             self._end(FAILED, message)

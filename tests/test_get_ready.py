@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from doors import keys
 
 from protos.codec import to_bundle
 from protos.shared_arrays import unnamed_file
@@ -30,7 +31,7 @@ def shard(tmp_path):
     )  # fmt: skip
     store.close()
     made = Shard(settings)
-    made.run(jobs.Connect({0: "nowhere"}))
+    made.run(jobs.Connect({0: "nowhere"}, keys(0)))
     return made
 
 

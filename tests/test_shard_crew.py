@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from deadly_reader import DeadlyReader
+from doors import keys
 
 from protos.errors import BadInput, FLError, RunEnded
 from simulator import jobs
@@ -39,7 +40,7 @@ def pool(folder):
         2, tune=False, rank=0, seed=0, weighted=True, private=None,
         reader=DeadlyReader(folder / "orders"), trainer=None, store=folder / "store",
     )  # fmt: skip
-    made.ask_all(jobs.Connect({0: "nowhere"}))
+    made.ask_all(jobs.Connect({0: "nowhere"}, keys(0)))
     yield made
     made.kill()
     store.close()
