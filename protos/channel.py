@@ -53,6 +53,9 @@ _SERVER = [
     ("grpc.server_handshake_timeout_ms", 5_000),
 ]
 
+# Those of strangers take some 20 KB each until they are cut off.
+MAX_CONNECTIONS = 1 << 14
+
 # What the address of a Unix socket begins with.
 UNIX = "unix:"
 # Of a path in a sockaddr_un; what gRPC takes as it stands in an address.
@@ -164,8 +167,9 @@ def make_server(
 
 
 def max_connections() -> int:
-    """Connections that a server takes at once: half of the open files are for the run's own."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    """Connections that a server takes at once: half of the files it may open are for the run's own."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if limit == resource.RLIM_INFINITY else min(limit // 2, MAX_CONNECTIONS)
 
 
 def make_channel(address: str, credentials: Credentials | None = None) -> grpc.Channel:

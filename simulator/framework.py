@@ -21,6 +21,7 @@ from simulator.in_force import Pieces, refuse_idle
 from simulator.logs import set_up_logging
 from simulator.main_script import refuse_in_shard
 from simulator.meaning import differing, meaning_of
+from simulator.open_files import raise_file_limit
 from simulator.rank_memory import limit_arenas
 from simulator.record import read_npz
 from simulator.role_maker import FLSimRoleMaker
@@ -91,6 +92,7 @@ class SimulationFramework:
         """Plays this rank's part, and ends the process with one clear message if the run fails."""
         refuse_in_shard()
         set_up_logging(f"rank {self._role.rank}")
+        raise_file_limit()
         if self._settings.tune:
             limit_arenas(os.environ)
         self._signals.listen()
@@ -111,9 +113,12 @@ class SimulationFramework:
         except InternalError as error:
             # An exception within the scheduler: it has the traceback and says it itself.
             self._end(FAILED, self._service.coordinator.failure or str(error) if self._service is not None else None)
-        except RunEnded:
+        except RunEnded as error:
             # Said by the rank it happened on; the scheduler says what only it has seen.
             message = self._simulation.failure if self._simulation is not None else None
+            mine = f"rank {self._role.rank}: "
+            if message is None and str(error).startswith(mine):
+                message = str(error).removeprefix(mine)
             if self._service is not None:
                 message = self._service.seen_alone or message
             late = self._service is not None and self._service.coordinator.interrupted

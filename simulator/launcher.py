@@ -21,10 +21,11 @@ def leave_with(parent: int) -> None:
     """Ends this process when its launcher dies: nobody else would."""
     if not hasattr(os, "pidfd_open"):
         return
-    handle = os.pidfd_open(parent)
+    poll = select.poll()
+    poll.register(os.pidfd_open(parent), select.POLLIN)
 
     def watch() -> None:
-        select.select([handle], [], [])
+        poll.poll()
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher", daemon=True).start()

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from doors import keys
 
 from protos.codec import to_bundle
-from protos.gate import Keys
 from protos.shared_arrays import unnamed_file
 from scheduler.rounds import Share
 from scheduler.samplers import Round
@@ -31,7 +31,7 @@ def shard(tmp_path):
     )  # fmt: skip
     store.close()
     made = Shard(settings)
-    made.run(jobs.Connect({0: "nowhere"}, Keys(0, {})))
+    made.run(jobs.Connect({0: "nowhere"}, keys(0)))
     return made
 
 

@@ -300,7 +300,7 @@ def test_a_file_that_is_no_npz_is_said_in_one_line(tmp_path, what):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("none.npz", "No such file"), (".", "Is a directory")])
+@pytest.mark.parametrize(("name", "reason"), [("none.npz", "No such file"), (".", "it is no regular file")])
 def test_a_file_that_is_not_there_is_named(tmp_path, name, reason):
     with pytest.raises(FLError, match=rf"--init .*: cannot be read as an NPZ file of arrays: .*{reason}"):
         read_npz(tmp_path / name, "--init")

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 from deadly_reader import DeadlyReader
+from doors import keys
 
 from protos.errors import BadInput, FLError, RunEnded
-from protos.gate import Keys
 from simulator import jobs
 from simulator.shard_crew import ShardCrash
 from simulator.shard_pool import ShardPool
@@ -40,7 +40,7 @@ def pool(folder):
         2, tune=False, rank=0, seed=0, weighted=True, private=None,
         reader=DeadlyReader(folder / "orders"), trainer=DeadlyReader(folder / "orders"), store=folder / "store",
     )  # fmt: skip
-    made.ask_all(jobs.Connect({0: "nowhere"}, Keys(0, {})))
+    made.ask_all(jobs.Connect({0: "nowhere"}, keys(0)))
     yield made
     made.kill()
     store.close()

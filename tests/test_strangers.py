@@ -33,6 +33,7 @@ from running import (
     run,
     start,
     tree,
+    wait_until,
 )
 from tiny_task import make_data
 
@@ -73,10 +74,18 @@ class Held:
         self.keys = {r: Keys(r, {int(s): bytes.fromhex(t) for s, t in each.items()}) for r, each in told.items()}
 
     def go(self):
-        """Lets the run go on; an error if it does not wait any more."""
-        fifo = os.open(self.orders / "go", os.O_WRONLY | os.O_NONBLOCK)
-        os.write(fifo, b"x")
-        os.close(fifo)
+        """Lets the run go on; an error if it has ended."""
+
+        def written():
+            try:
+                fifo = os.open(self.orders / "go", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:
+                return False  # it says that it waits a moment before it does
+            os.write(fifo, b"x")
+            os.close(fifo)
+            return True
+
+        wait_until(self.process, written)
 
     def say(self, service, method, messages, metadata, server=None, timeout=10.0):
         """(status, message or answers) of a call."""
@@ -345,13 +354,13 @@ def is_of_rank_2(held, uid):
 ENDING = {
     "it fails": (SCHEDULER, "ReportFailure", [pb.Failure(rank=1, message="rank 1: it has had enough")], "had enough"),
     "it posts ahead of itself and waits": (
-        SCHEDULER, "Exchange", [pb.ExchangeRequest(rank=1, key=f"done/{DAY}")], f"already posted 'done/{DAY}'",
+        SCHEDULER, "Exchange", [pb.ExchangeRequest(rank=1, key=f"done/{DAY}")], f"'done/{DAY}'",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ENDING)
+@pytest.mark.parametrize("case", list(ENDING))
 def test_what_ends_a_run_ends_it_in_seconds_with_one_message(ending, case):
     service, method, messages, said = ENDING[case]
     path = f"/{service.full_name}/{method}"
@@ -360,7 +369,8 @@ def test_what_ends_a_run_ends_it_in_seconds_with_one_message(ending, case):
         going = call(iter(messages), metadata=ending.keys[1].shown_to(0))
         if method == "ReportFailure":
             list(going)
-        ending.go()
+        else:
+            ending.go()
         text = ending.process.stdout.read()
         assert ending.process.wait(15) != 0
         going.cancel()
