@@ -45,7 +45,7 @@ def main() -> None:
     settings = parse_settings(Settings)
     framework = SimulationFramework(FLSimRoleMaker(), settings)
     framework.set_reader(LargeReader())
-    framework.set_trainer(LargeTrainer(batch_size=10_000, lr=settings.lr))
+    framework.set_trainer(LargeTrainer())
     framework.run()
 
 
