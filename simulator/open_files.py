@@ -12,7 +12,8 @@ _ENOUGH = 1 << 15
 def raise_file_limit() -> None:
     """Raises this process's own limit of open files as far as it may, for its shards too.
 
-    The usual limit of 1,024 is for programs that wait with `select` for files of any number; none does here.
+    The usual limit of 1,024 is for programs that `select` among all their files; here it is
+    used for one that is open from the start.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(_ENOUGH, hard)

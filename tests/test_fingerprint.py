@@ -182,16 +182,32 @@ def test_what_is_made_of_equal_parts_in_another_order_is_equal(data):
 
 
 def drawn(seed, count=200):
-    """Fingerprints and descriptions of values that hypothesis draws from a seed."""
-    found = []
+    """Fingerprints and descriptions of values that are drawn from a seed.
 
-    @settings(max_examples=count, deadline=None, database=None, derandomize=True)
-    @given(VALUES)
-    def draw(value):
-        found.append([fingerprint(value), describe(Bag(it=value)).texts])
+    Not by hypothesis, whose draws follow the constants of the modules that a process has loaded.
+    """
+    rng = random.Random(seed)
 
-    draw()
-    return found
+    def scalar():
+        text = "".join(rng.choices("aZ_ é€", k=rng.randrange(6)))
+        return rng.choice([None, rng.random() < 0.5, rng.randrange(-1000, 1000), rng.random(), text, text.encode()])
+
+    def value(depth):
+        if depth == 0 or rng.random() < 0.3:
+            return scalar()
+        parts = [value(depth - 1) for _ in range(rng.randrange(4))]
+        words = {"".join(rng.choices("abcdef", k=3)) for _ in range(rng.randrange(6))}
+        several = [
+            parts,
+            tuple(parts),
+            words,
+            {word: scalar() for word in sorted(words)},
+            Bag(it=parts),
+            np.arange(len(parts)),
+        ]
+        return rng.choice(several)
+
+    return [[fingerprint(it), describe(Bag(it=it)).texts] for it in (value(3) for _ in range(count))]
 
 
 @pytest.mark.slow

@@ -264,6 +264,18 @@ def test_an_evaluation_is_no_part_of_the_round_after_it():
 # -- evaluation --------------------------------------------------------------------
 
 
+def test_an_evaluation_that_nobody_held_is_not_on_for_ever():
+    """Rank 1 asks for one that is not due, and the rounds go on; the one that is due takes its place."""
+    state = make_state()
+    report_users(state, date=NEXT, split="test")
+    state.test_share(1, at(0, 0, NEXT))
+    play_first(state)
+    shares = {rank: state.test_share(rank, at(1, 1, NEXT)).uids for rank in (1, 2)}
+    for rank, uids in shares.items():
+        record = state.report_test(rank, at(1, 1, NEXT), [result(uid, 0.0) for uid in uids], NO_TIME)
+    assert len(record.results) == len(COUNTS)
+
+
 def test_an_evaluation_gathers_all_users_and_moves_nothing():
     state = make_state(optimizer=FedAvgM(1.0))
     report_users(state, {"a": 3, "x": 5, "y": 1}, NEXT, "test")

@@ -3,9 +3,10 @@
 from queue import Queue
 from threading import Event
 
+import grpc
 import numpy as np
 import pytest
-from doors import keys
+from doors import channel_of, keys
 from scheduler_run import WAIT, Run, background, info, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at
 
@@ -22,6 +23,8 @@ from protos.errors import (
     TooLarge,
     WrongState,
 )
+from protos.stubs import scheduler_server_pb2 as pb
+from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
 from scheduler.rounds import RunEnd
 from scheduler.scheduler_client import SchedulerClient
 from scheduler.scheduler_server import SchedulerServicer
@@ -151,6 +154,58 @@ def test_a_simulator_that_said_good_bye_may_drop_its_watch(run):
     run.clients[1].close()
     soon(run.clients[0].exit)
     assert soon(run.coordinator.wait_finished) is None
+
+
+def test_a_simulator_does_not_leave_while_it_is_needed(ready):
+    """It once could at any time, and the others waited for it for ever."""
+    with pytest.raises(WrongState, match="rank 2 cannot leave: 0 of 2 rounds of the run are done"):
+        soon(ready.clients[1].exit)
+    ready.coordinator._end = RunEnd(0, NEXT)
+    with pytest.raises(WrongState, match=f"rank 2 cannot leave: the test on {NEXT} is still to come"):
+        soon(ready.clients[1].exit)
+    ready.coordinator._end = RunEnd(0, None)
+    waiting = background(ready.clients[0].exchange, "key", b"")
+    with ready.coordinator._changed:
+        assert ready.coordinator._changed.wait_for(lambda: "key" in ready.coordinator._posted, WAIT)
+    with pytest.raises(WrongState, match="rank 2 cannot leave: others wait until it posts 'key'"):
+        soon(ready.clients[1].exit)
+    soon(ready.clients[1].exchange, "key", b"")
+    waiting.result(WAIT)
+    soon(ready.clients[1].exit)
+    # What can never be complete is not waited for.
+    with pytest.raises(WrongState, match=r"rank 1 posts 'more', which ranks \[2\], who have left, never will"):
+        soon(ready.clients[0].exchange, "more", b"")
+
+
+def test_what_nobody_waits_for_any_more_counts_as_not_said(ready):
+    told = ready.clients[0]
+    request = pb.ExchangeRequest(rank=1, key="key", payload=b"too soon")
+    with channel_of(1, ready.address) as channel, pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+        list(pb_grpc.SchedulerServerStub(channel).Exchange(request, timeout=0.2))
+    with ready.coordinator._changed:
+        assert ready.coordinator._changed.wait_for(lambda: not ready.coordinator._posted, WAIT)
+    waiting = background(told.exchange, "key", b"now")
+    assert soon(ready.clients[1].exchange, "key", b"2") == waiting.result(WAIT) == {1: b"now", 2: b"2"}
+
+
+def test_nobody_waits_for_a_round_that_never_comes(ready):
+    """The run has two rounds: steps 0 and 1."""
+    refused = (
+        lambda client: client.end_round(at(3, 2)),
+        lambda client: client.sample_user_list(at(3, 2)),
+        lambda client: client.get_global_params(3),
+        lambda client: client.test_sample_user_list(at(3, 3)),
+    )
+    for call in refused:
+        with pytest.raises(WrongState, match=r"was asked for, 0 is due, \d is the last"):
+            soon(call, ready.clients[0])
+
+
+def test_only_the_first_simulator_sets_the_initial_parameters(run):
+    run.join()
+    with pytest.raises(Forbidden, match="rank 2 sets the initial parameters, which rank 1 does"):
+        soon(run.clients[1].update_global_params, {"w": np.zeros(2, np.float32)}, [])
+    soon(run.clients[0].update_global_params, {"w": np.zeros(2, np.float32)}, [])
 
 
 def test_a_simulator_that_dies_as_its_watch_begins_fails_the_run_too(run):
