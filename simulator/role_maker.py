@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from protos.certificates import Credentials, certify, make_key
-from protos.channel import UNIX
 from protos.gate import TICKET_BYTES, Gate, Keys
+from protos.sockets import UNIX
 from simulator.addresses import LOOPBACK, choose_address, is_here, own_addresses, place, temporary_folder
 from simulator.launcher import end_launcher_later, leave_with
 from simulator.node_memory import leave_without_shared_memory
