@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
-import re
 import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -25,6 +22,7 @@ from protos.certificates import NAME, Credentials
 from protos.errors import FLError, PeerLost, clipped, from_rpc
 from protos.gate import Admission, Gate, Keys
 from protos.patience import Patience, StreamBroken
+from protos.sockets import UNIX, socket_target
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +53,6 @@ _SERVER = [
 
 # Those of strangers take some 20 KB each until they are cut off.
 MAX_CONNECTIONS = 1 << 14
-
-# What the address of a Unix socket begins with.
-UNIX = "unix:"
-# Of a path in a sockaddr_un; what gRPC takes as it stands in an address.
-_MAX_SOCKET_PATH, _PLAIN_PATH = 107, re.compile(r"[A-Za-z0-9/._-]+")
 
 # How long a connection to another host is tried again: a flood of strangers may have taken all places.
 CONNECT_SECONDS = 15.0
@@ -152,7 +145,7 @@ def make_server(
     register(server)
     try:
         if credentials is None:
-            server.add_insecure_port(_socket_target(where))
+            server.add_insecure_port(socket_target(where))
             address = where
         else:
             pair = (credentials.key, credentials.certificate)
@@ -176,7 +169,7 @@ def make_channel(address: str, credentials: Credentials | None = None) -> grpc.C
     """A channel to `address`: "unix:path", or "host:port" with credentials."""
     _check_closed(address, credentials)
     if credentials is None:
-        return grpc.insecure_channel(_socket_target(address), options=_COMMON)
+        return grpc.insecure_channel(socket_target(address), options=_COMMON)
     secured = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
     # The run's authority vouches for the peer, whatever its address.
     return grpc.secure_channel(address, secured, options=[*_COMMON, ("grpc.ssl_target_name_override", NAME)])
@@ -191,19 +184,6 @@ def _check_closed(where: str, credentials: Credentials | None) -> None:
     """Refuses whatever others could reach."""
     if (credentials is None) != where.startswith(UNIX):
         raise FLError(f"{where}: an address of a host needs credentials, a Unix socket takes none")
-
-
-def _socket_target(address: str) -> str:
-    """A Unix socket's address as gRPC takes it.
-
-    One that is too long for the system, or holds odd characters, is reached through a file
-    descriptor of its folder, which stays open as long as this process.
-    """
-    path = Path(address.removeprefix(UNIX))
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(path)):
-        return f"{UNIX}{path}"
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"{UNIX}/proc/self/fd/{folder}/{path.name}"
 
 
 def answering(on_crash: Callable[[BaseException], None]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:

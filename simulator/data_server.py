@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -23,32 +21,12 @@ from protos.stubs import tensor_pb2
 from scheduler.messages import check_date, check_uid
 from simulator.examples import check_examples
 from simulator.peer_server import PeerServicer
+from simulator.seat import Seat
 from simulator.store import UserRecord, UserStore
 
 # Records committed together: a whole day in one transaction would hold its pages in memory.
 BATCH_BYTES = 16 << 20
 MAX_STEP = 1 << 40
-
-
-class LoadingDays:
-    """The days whose examples are being loaded: only theirs are taken from other simulators."""
-
-    def __init__(self) -> None:
-        self._open: set[tuple[str, str]] = set()
-
-    @contextmanager
-    def loading(self, date: str, split: str) -> Iterator[None]:
-        """While it lasts, examples of a day may come: from before any simulator reads to after all have."""
-        self._open.add((date, split))
-        try:
-            yield
-        finally:
-            self._open.discard((date, split))
-
-    def check(self, date: str, split: str) -> None:
-        """Raises WrongState if a day is not being loaded: its users could not change any more, or not yet."""
-        if (date, split) not in self._open:
-            raise WrongState(f"examples of {date}, {split}, came while that day is not being loaded")
 
 
 class PrivateSchema:
@@ -109,21 +87,6 @@ class PrivateSchema:
         if self._specs is None:
             raise WrongState("no private parameters are known yet")
         return self._specs
-
-
-@dataclass(frozen=True)
-class Seat:
-    """A simulator among the others.
-
-    Attributes:
-        rank: its own.
-        leader: the rank of the first simulator.
-        days: whose examples are being loaded here.
-    """
-
-    rank: int
-    leader: int
-    days: LoadingDays = field(default_factory=LoadingDays)
 
 
 def start_data_server(

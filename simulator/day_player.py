@@ -12,10 +12,10 @@ from protos.codec import Tensors
 from scheduler.rounds import TEST, TRAIN, Rules, Share, Timings
 from scheduler.samplers import Round
 from scheduler.scheduler_client import SchedulerClient
-from simulator.data_server import LoadingDays
 from simulator.days import DayPlan
 from simulator.loading import deal_files, listing
 from simulator.private_saver import PrivateSaver
+from simulator.seat import LoadingDays
 from simulator.settings import Settings
 from simulator.shard_pool import ShardPool
 from simulator.shares import SharesAhead

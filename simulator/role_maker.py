@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from protos.certificates import Credentials, certify, make_key
-from protos.channel import UNIX
 from protos.gate import TICKET_BYTES, Gate, Keys
+from protos.sockets import UNIX
 from simulator.addresses import LOOPBACK, choose_address, is_here, own_addresses, place, temporary_folder
 from simulator.cores import cores_for_shards, cpu_limit, out_of_reach, own_cores
 from simulator.launch_environment import Launch, launch_of, wrong_library

@@ -13,10 +13,10 @@ from typing import Any
 
 import grpc
 
-from protos.channel import UNIX
 from protos.codec import Tensors
 from protos.errors import FLError, PeerLost, RunEnded, RunStopped
 from protos.shared_arrays import SharedArrays
+from protos.sockets import UNIX
 from scheduler.messages import Layout, SimulatorInfo
 from scheduler.parts import Parts
 from scheduler.rounds import TRAIN, Rules
@@ -27,7 +27,7 @@ from scheduler.streams import owner_of
 from simulator import jobs
 from simulator.checkpoint_files import FOLDER
 from simulator.data_client import DataClient
-from simulator.data_server import PrivateSchema, Seat, start_data_server
+from simulator.data_server import PrivateSchema, start_data_server
 from simulator.day_player import DayPlayer
 from simulator.days import DayPlan, list_days, plan_days
 from simulator.initial import agree_on_model, spread_private_start, take_initial
@@ -39,6 +39,7 @@ from simulator.private_saver import PrivateSaver
 from simulator.resuming import Resumed, agree_on_checkpoint
 from simulator.role_maker import FLSimRoleMaker
 from simulator.scratch import ScratchFolder, remove_abandoned
+from simulator.seat import Seat
 from simulator.settings import Settings
 from simulator.shard_pool import ShardPool
 from simulator.store import UserStore

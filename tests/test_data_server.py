@@ -14,7 +14,8 @@ from protos.stubs import data_server_pb2_grpc as pb_grpc
 from protos.stubs import tensor_pb2
 from scheduler.streams import owner_of
 from simulator.data_client import DataClient
-from simulator.data_server import LoadingDays, PrivateSchema, start_data_server
+from simulator.data_server import PrivateSchema, start_data_server
+from simulator.seat import LoadingDays
 from simulator.store import UserRecord, UserStore
 
 DAY = "20200101"
