@@ -45,9 +45,9 @@ def set_leaks():
         leak(f"at-{self._role.rank}.json", {"0": self._scheduler, **self._addresses()})
 
     def kept(self, layout):
-        remove, self._folder.remove = self._folder.remove, lambda: None
+        remove, self._sockets.remove = self._sockets.remove, lambda: None
         on_layout(self, layout)
-        self._folder.remove = remove
+        self._sockets.remove = remove
 
     patterns = {name: bytes.fromhex(text) for name, text in json.loads(os.environ.get(LOOK_FOR, "{}")).items()}
 

@@ -230,7 +230,7 @@ def test_a_row_that_a_later_user_names_is_looked_at_before_it_trains(tmp_path):
 def check_placement(tmp_path, *flags):
     data = make_data(tmp_path / "data")
     arguments = ["--rounds", 3, "--sample-num", 6, "--eval-every", 1, "--seed", 3, "--lr", 0.1, "--batch-size", 4,
-                 "--server-lr", 1, *flags]  # fmt: skip
+                 *flags]  # fmt: skip
     one, other = tmp_path / "one", tmp_path / "other"
     run(MESSY, data, *arguments, "--shards", 1, "--output", one)
     run(MESSY, data, *arguments, "--shards", 2, "--output", other, ranks=3)
