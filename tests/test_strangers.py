@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,7 +129,11 @@ def holding(data, folder):
         if process.poll() is None:
             kill_all(process)
         process.stdout.close()
-    scratch.rmdir()  # and so it is empty
+    # Shards of a rank that was killed take its folder along a moment later.
+    end = time.monotonic() + 20
+    while left := list(scratch.iterdir()):
+        assert time.monotonic() < end, left
+    scratch.rmdir()
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +298,7 @@ def moments(info, shared):
         "Watch": [([pb.WatchRequest(rank=1)], DONE)],
         "UpdateUserInstNum": [([pb.UserInstNum(rank=1, date=d, split=s, uids=[USER], counts=[1])], DONE)
                               for d, s in ((DAY, "train"), (NEXT, "test"))],
+        "UpdateUserWeights": [([pb.UserWeights(rank=1, date=DAY, uids=[USER], weights=[1.0])], STATE)],
         "SampleUsersToTrain": [([pb.SampleRequest(key=key(), rounds=2)], FINE),
                                ([pb.SampleRequest(key=far, rounds=1)], STATE),
                                ([pb.SampleRequest(key=key(10**6), rounds=1)], STATE)],
@@ -325,7 +331,7 @@ def moments(info, shared):
 
 
 # What would end the run, or be a lie about what it did.
-WITH_EFFECT = {"ReportFailure", "UpdateUserParams"}
+WITH_EFFECT = {"ReportFailure", "RequestStop", "UpdateUserParams"}
 
 
 def test_a_rank_that_says_things_at_a_wrong_moment_neither_hangs_nor_changes_the_run(held, alone):
