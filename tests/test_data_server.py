@@ -326,3 +326,10 @@ def test_a_data_server_that_is_gone_is_named(pair):
     pair.servers[2].stop(0).wait(WAIT)
     with pytest.raises(PeerLost, match=f"the data server of rank 2 at {pair.addresses[2]} does not answer"):
         pair.clients[1].get_data_by_uid(THEIRS, DAY, "train")
+
+
+def test_a_start_of_private_parameters_beyond_a_message_arrives(pair):
+    large = {"bias": np.arange(18_000_000, dtype=np.float32)}  # 72 MB
+    pair.schema.set(specs(large))
+    pair.clients[1].set_private_start(large)
+    assert_equal(pair.schema.start, large)
