@@ -39,8 +39,9 @@ _COMMON = [
     ("grpc.enable_http_proxy", 0),
     # A connection is kept: strangers may have taken all places when it is to be made again.
     ("grpc.client_idle_timeout_ms", 2**31 - 1),
+    # Tried again often: in a flood a place is free for moments only.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 200),
 ]
 _SERVER = [
     *_COMMON,
@@ -55,7 +56,7 @@ _SERVER = [
 MAX_CONNECTIONS = 1 << 14
 
 # How long a connection to another host is tried again: a flood of strangers may have taken all places.
-CONNECT_SECONDS = 15.0
+CONNECT_SECONDS = 30.0
 
 # How often a call that waits looks whether its caller still does.
 LOOK_SECONDS = 1.0

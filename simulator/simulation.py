@@ -175,12 +175,6 @@ class Simulation:
         if at_once and self._scratch is not None:
             # First of all: as soon as another rank has left, the launcher may kill this one.
             self._scratch.remove()
-        if self._pool is not None:
-            # In a run that has stopped they may still be at a round that does not count.
-            if at_once or self.stopped is not None:
-                self._pool.kill()
-            else:
-                self._pool.close()
         if self._server is not None:
             self._server.stop(None if at_once else 1.0)
         if self._transport is not None:
@@ -189,6 +183,13 @@ class Simulation:
             self._store.close()
         if self._scratch is not None:
             self._scratch.remove()
+        # After the folder: if this rank is killed before, they remove it.
+        if self._pool is not None:
+            # In a run that has stopped they may still be at a round that does not count.
+            if at_once or self.stopped is not None:
+                self._pool.kill()
+            else:
+                self._pool.close()
         if at_once and self._scheduler.startswith(UNIX):
             # Rank 0 removes it itself, unless it was killed.
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Connects to addresses again and again and says nothing, holds what it has got, and ends by itself.
+"""Connects to addresses again and again and says nothing, holds what it has got, until SIGTERM or by itself.
 
 Usage: python flood.py SECONDS CONNECTIONS HOST:PORT...  Prints how many it has made, and how many at once.
 """
@@ -6,6 +6,7 @@ Usage: python flood.py SECONDS CONNECTIONS HOST:PORT...  Prints how many it has 
 import contextlib
 import resource
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -15,8 +16,10 @@ def main(seconds, connections, addresses):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     end, made, most, held = time.monotonic() + seconds, 0, 0, {}
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     with selectors.DefaultSelector() as watch:
-        while time.monotonic() < end:
+        while not stop and time.monotonic() < end:
             for _ in range(min(200, connections - len(held))):
                 peer = socket.socket()
                 peer.setblocking(False)
