@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -20,6 +20,7 @@ class BuildWithStubs(build_py):
         super().run()
 
 
+TOP = ["protos", "scheduler", "simulator", "reader", "trainer", "model", "lm_data"]
 LINTERS = ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-protobuf", "grpc-stubs"]
 
 setup(
@@ -31,7 +32,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     # application.py is a page to copy and run_codegen.py a tool of the checkout: neither is a module of others.
-    packages=["protos", "scheduler", "simulator", "reader", "trainer", "model", "lm_data"],
+    packages=find_packages(include=[f"{top}{rooms}" for top in TOP for rooms in ("", ".*")]),
     package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
     py_modules=[],
     entry_points={"console_scripts": ["flsim-prepare=lm_data.prepare:main"]},

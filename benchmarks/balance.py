@@ -2,7 +2,7 @@
 
     python benchmarks/balance.py --sigma 1.5 --users 40 --shards 4 --rounds 200
 
-Users' sizes are log-normal.  Simulators get their users from `scheduler.placement`, longest first; within a
+Users' sizes are log-normal.  Simulators get their users from `scheduler.state.placement`, longest first; within a
 simulator every shard takes the next user as soon as it is done, as the shared queue of the simulator has it.  A user
 trains in one shard, so a round cannot be shorter than its longest user: the idleness that this alone forces is shown
 too.  Nothing is timed, so the machine does not matter.
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from common import machine, show
 
-from scheduler.placement import place
+from scheduler.state.placement import place
 
 MEDIAN_SIZE = 50  # examples
 

@@ -24,8 +24,8 @@ from peer_environments import add_option, peer_environment, peer_programs, peer_
 from peers.workload import COHORT, Workload
 
 from reader import LeafRedditReader
-from simulator.examples import join_examples
-from simulator.shard_environment import shard_environment
+from simulator.shards.environment import shard_environment
+from simulator.users.examples import join_examples
 
 OURS, PFL, FLOWER, BARE = "this project", "pfl-research", "Flower", "bare Paddle loop"
 

@@ -26,8 +26,8 @@ from common import first_day, machine, show
 
 from protos.payloads import pack
 from reader import Examples, LeafRedditReader
-from simulator.examples import check_examples
-from simulator.store import UserRecord, UserStore
+from simulator.users.examples import check_examples
+from simulator.users.store import UserRecord, UserStore
 
 DATE = "20200101"
 WORDS, TOKENS, COMMENTS = 20_000, 10, 30  # vocabulary; of a sequence; of a made-up user

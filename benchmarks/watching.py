@@ -111,7 +111,7 @@ class Watched:
 
 def _part_of(process: psutil.Process) -> str:
     """Which part of a run a process plays: of ours, or of a peer's under torchrun."""
-    if "simulator.shard_main" in process.cmdline():
+    if "simulator.worker.main" in process.cmdline():
         return "shards"
     environment = process.environ()
     rank = next((environment[name] for name in _RANKS if name in environment), None)

@@ -1,6 +1,6 @@
 """The global scheduler: sampling, aggregation, server optimizers, rounds; never Paddle."""
 
-from scheduler.samplers import (
+from scheduler.rules.samplers import (
     AllTestSampler,
     FixedSampler,
     HashSampler,
@@ -12,8 +12,7 @@ from scheduler.samplers import (
     UniformSampler,
     UserTable,
 )
-from scheduler.scheduler_client import SchedulerClient
-from scheduler.server_optimizers import (
+from scheduler.rules.server_optimizers import (
     SERVER_OPTIMIZERS,
     FedAdagrad,
     FedAdam,
@@ -23,6 +22,7 @@ from scheduler.server_optimizers import (
     ServerOptimizer,
     Sum,
 )
+from scheduler.service.client import SchedulerClient
 
 __all__ = [
     "SERVER_OPTIMIZERS",

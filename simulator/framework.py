@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from protos.errors import FLError, InternalError, RunEnded
-from scheduler.rounds import Rules
-from scheduler.samplers import Sampler, TestSampler
-from scheduler.server_optimizers import ServerOptimizer
-from scheduler.stopping import STOPPED
-from simulator.address_space import lack_of_memory
+from scheduler.rules.samplers import Sampler, TestSampler
+from scheduler.rules.server_optimizers import ServerOptimizer
+from scheduler.state.rounds import Rules
+from scheduler.state.stopping import STOPPED
+from simulator.checkpoints.meaning import differing, meaning_of
 from simulator.days import list_days
 from simulator.in_force import Pieces, refuse_idle
+from simulator.launch.main_script import refuse_in_shard
+from simulator.launch.role_maker import FLSimRoleMaker
+from simulator.launch.signals import RunSignals, StoppedEarly
 from simulator.logs import set_up_logging
-from simulator.main_script import refuse_in_shard
-from simulator.meaning import differing, meaning_of
-from simulator.open_files import raise_file_limit
-from simulator.rank_memory import limit_arenas
-from simulator.record import read_npz
-from simulator.role_maker import FLSimRoleMaker
-from simulator.scheduler_service import SchedulerService
-from simulator.sending import check_sendable
+from simulator.machine.address_space import lack_of_memory
+from simulator.machine.malloc_arenas import limit_arenas
+from simulator.machine.open_files import raise_file_limit
+from simulator.npz import read_npz
+from simulator.run.rank0 import SchedulerService
+from simulator.run.simulation import Simulation, Task
 from simulator.settings import BAD_USAGE, Settings
-from simulator.shard_crew import ShardCrash
-from simulator.signals import RunSignals, StoppedEarly
-from simulator.simulation import Simulation, Task
+from simulator.shards.crew import ShardCrash
+from simulator.shards.sending import check_sendable
 
 logger = logging.getLogger(__name__)
 

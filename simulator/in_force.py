@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import BadInput
-from scheduler.rounds import Rules
-from scheduler.samplers import NoTestSampler
+from scheduler.rules.samplers import NoTestSampler
+from scheduler.state.rounds import Rules
 from simulator.settings import Settings
 from simulator.settings_fields import flag_of, shortened
 

@@ -15,8 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict, SettingsError
 
 from protos.errors import BadInput
-from scheduler.parts import Exchange
-from scheduler.samplers import (
+from scheduler.rules.samplers import (
     AllTestSampler,
     FixedSampler,
     HashSampler,
@@ -26,9 +25,10 @@ from scheduler.samplers import (
     TestSampler,
     UniformSampler,
 )
-from scheduler.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
-from simulator.launch_environment import launcher_rank
-from simulator.role_maker import FLSimRoleMaker
+from scheduler.rules.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
+from scheduler.state.partition import Exchange
+from simulator.launch.launch_environment import launcher_rank
+from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.settings_fields import Uses, adapter, flag_of, inherit, shortened
 from simulator.settings_file import read_settings_file
 

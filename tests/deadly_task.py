@@ -72,10 +72,10 @@ class DeadlyTrainer(tiny_task.TinyTrainer):
 
 def set_traps():
     """Moments within the core, as they come only between two lines of it."""
-    from scheduler.aggregation import ExactSum
+    from scheduler.rules.exact_sum import ExactSum
     from simulator import jobs, work_queue
-    from simulator.data_client import DataClient
-    from simulator.shard import Shard
+    from simulator.users.data_client import DataClient
+    from simulator.worker.shard import Shard
 
     if getattr(DataClient, "trapped", False):
         return

@@ -7,7 +7,7 @@ import grpc
 
 from protos.channel import make_channel
 from protos.gate import Gate, Keys, _claims
-from simulator.seat import Seat
+from simulator.users.seat import Seat
 
 RANKS = range(10)
 GATE = Gate(RANKS)

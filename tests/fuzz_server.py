@@ -13,13 +13,13 @@ from doors import GATE, RANKS, Socket
 from hostile import LiveData
 
 from protos.codec import specs
-from scheduler.coordinator import Coordinator
-from scheduler.parts import Parts
-from scheduler.rounds import Rules, RunEnd
-from scheduler.samplers import AllTestSampler, UniformSampler
-from scheduler.scheduler_server import start_scheduler_server
-from scheduler.server_optimizers import FedAvgM
-from simulator.meeting import Meeting
+from scheduler.rules.samplers import AllTestSampler, UniformSampler
+from scheduler.rules.server_optimizers import FedAvgM
+from scheduler.service.coordinator import Coordinator
+from scheduler.service.server import start_scheduler_server
+from scheduler.state.partition import Partition
+from scheduler.state.rounds import Rules, RunEnd
+from simulator.exchange.peer_sums import PeerSums
 
 
 def make_rules():
@@ -37,8 +37,8 @@ def main():
     server, address = start_scheduler_server(coordinator, socket.address, 2, GATE)
     params = {"w": np.zeros(5, np.float32)}
     # A simulator whose next round is one that no noise is of.
-    meeting = Meeting(1, Parts(specs(params), (1, 2)), params, 7)
-    data = LiveData(Path(sys.argv[1]), {"bias": np.zeros(3, np.float32)}, meeting)
+    peer_sums = PeerSums(1, Partition(specs(params), (1, 2)), params, 7)
+    data = LiveData(Path(sys.argv[1]), {"bias": np.zeros(3, np.float32)}, peer_sums)
     tickets = {rank: GATE.ticket(rank).hex() for rank in RANKS}
     print(json.dumps([address, data.address, tickets]), flush=True)
     sys.stdin.read()

@@ -7,9 +7,9 @@ from doors import GATE, Socket, claimed, keys, seat
 
 from protos.codec import specs
 from protos.stubs import data_server_pb2, peer_server_pb2, scheduler_server_pb2
-from simulator.data_server import PrivateSchema, start_data_server
-from simulator.peer_server import PeerServicer
-from simulator.store import UserStore
+from simulator.exchange.peer_server import PeerServicer
+from simulator.users.data_server import PrivateSchema, start_data_server
+from simulator.users.store import UserStore
 
 WAIT = 20.0
 SCHEDULER = scheduler_server_pb2.DESCRIPTOR.services_by_name["SchedulerServer"]
@@ -20,18 +20,18 @@ PEER = peer_server_pb2.DESCRIPTOR.services_by_name["PeerServer"]
 class LiveData:
     """The data server of a simulator that owns the uids that begin with "mine"."""
 
-    def __init__(self, folder, private, meeting=None):
+    def __init__(self, folder, private, peer_sums=None):
         folder.mkdir()
         self.store, self.crashes = UserStore(Path(folder)), []
         schema = PrivateSchema()
         schema.set(specs(private))
         peers = PeerServicer(0, self.crashes.append)
-        if meeting is not None:
-            peers.meet(meeting)
+        if peer_sums is not None:
+            peers.meet(peer_sums)
         self._socket = Socket()
         self.server, self.address = start_data_server(
             self.store, schema, lambda uid: uid.startswith("mine"), self._socket.address, self.crashes.append, GATE,
-            seat(1), peers=peers,
+            seat(1), also=peers.register,
         )  # fmt: skip
 
     def contents(self):

@@ -26,9 +26,9 @@ def leak(name, told):
 
 def set_leaks():
     from protos import patience
-    from simulator.role_maker import FLSimRoleMaker
-    from simulator.scheduler_service import SchedulerService
-    from simulator.simulation import Simulation
+    from simulator.launch.role_maker import FLSimRoleMaker
+    from simulator.run.rank0 import SchedulerService
+    from simulator.run.simulation import Simulation
 
     secure, join, on_layout, decoder = (
         FLSimRoleMaker.secure, Simulation._join, SchedulerService.on_layout, patience._decoder,

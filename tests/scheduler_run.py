@@ -5,13 +5,13 @@ from concurrent.futures import Future
 
 from doors import GATE, Socket, keys
 
-from scheduler.coordinator import Coordinator
-from scheduler.messages import SimulatorInfo
-from scheduler.rounds import Rules, RunEnd
-from scheduler.samplers import AllTestSampler, FixedSampler
-from scheduler.scheduler_client import SchedulerClient
-from scheduler.scheduler_server import start_scheduler_server
-from scheduler.server_optimizers import FedAvg
+from scheduler.rules.samplers import AllTestSampler, FixedSampler
+from scheduler.rules.server_optimizers import FedAvg
+from scheduler.service.client import SchedulerClient
+from scheduler.service.coordinator import Coordinator
+from scheduler.service.messages import SimulatorInfo
+from scheduler.service.server import start_scheduler_server
+from scheduler.state.rounds import Rules, RunEnd
 
 WAIT = 20.0
 

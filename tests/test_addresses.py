@@ -10,8 +10,8 @@ import pytest
 from running import ROOT
 
 from protos.errors import BadInput
-from simulator.addresses import Address, choose_address, own_addresses, place
-from simulator.launcher import end_launcher_later, find_launcher
+from simulator.launch.addresses import Address, choose_address, own_addresses, place
+from simulator.launch.launcher import end_launcher_later, find_launcher
 
 LO, ETH, IB, ETH6 = (
     Address("lo", "127.0.0.1"),
@@ -103,7 +103,7 @@ def test_the_addresses_of_this_machine_are_its_own():
 
 
 def test_one_place_is_one_loopback():
-    code = "from simulator.addresses import place; print(place())"
+    code = "from simulator.launch.addresses import place; print(place())"
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -139,7 +139,7 @@ def test_without_a_launcher_on_this_machine_nothing_is_ended():
 
 
 def test_a_launcher_that_has_ended_is_not_mistaken_for_another_process(monkeypatch):
-    monkeypatch.setattr("simulator.launcher.find_launcher", lambda pid: (os.getpid(), "mpirun"))
+    monkeypatch.setattr("simulator.launch.launcher.find_launcher", lambda pid: (os.getpid(), "mpirun"))
     assert end_launcher_later(0.1).wait(10.0) != 0  # this process is not called mpirun
 
 

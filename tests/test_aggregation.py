@@ -1,4 +1,4 @@
-"""scheduler/aggregation.py: the weighted mean of deltas, exact, whoever adds and in whatever order."""
+"""scheduler/rules/exact_sum.py: the weighted mean of deltas, exact, whoever adds and in whatever order."""
 
 import math
 from fractions import Fraction
@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from protos.codec import TensorSpec
 from protos.errors import BadInput
-from scheduler.aggregation import (
+from scheduler.rules.exact_sum import (
     BLOCK,
     FRACTION_BITS,
     ExactSum,

@@ -6,8 +6,8 @@ import pytest
 
 from application import RecipeSettings
 from protos.errors import BadInput
-from scheduler.rounds import Rules
-from scheduler.server_optimizers import SERVER_OPTIMIZERS
+from scheduler.rules.server_optimizers import SERVER_OPTIMIZERS
+from scheduler.state.rounds import Rules
 from simulator.in_force import Pieces, refuse_idle
 from simulator.settings import MOST, Settings, read_settings
 from trainer import LanguageModelTrainer

@@ -21,17 +21,17 @@ from protos.errors import FLError, NotFound, PeerLost
 from protos.gate import Gate
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
-from scheduler.coordinator import Coordinator
-from scheduler.rounds import Rules, RunEnd
-from scheduler.samplers import AllTestSampler, FixedSampler
-from scheduler.scheduler_client import SchedulerClient
-from scheduler.scheduler_server import start_scheduler_server
-from scheduler.server_optimizers import FedAvg
-from simulator.addresses import Address
-from simulator.data_client import DataClient
-from simulator.data_server import PrivateSchema, start_data_server
-from simulator.role_maker import FLSimRoleMaker
-from simulator.store import UserStore
+from scheduler.rules.samplers import AllTestSampler, FixedSampler
+from scheduler.rules.server_optimizers import FedAvg
+from scheduler.service.client import SchedulerClient
+from scheduler.service.coordinator import Coordinator
+from scheduler.service.server import start_scheduler_server
+from scheduler.state.rounds import Rules, RunEnd
+from simulator.launch.addresses import Address
+from simulator.launch.role_maker import FLSimRoleMaker
+from simulator.users.data_client import DataClient
+from simulator.users.data_server import PrivateSchema, start_data_server
+from simulator.users.store import UserStore
 
 
 def make_run(ranks=3):
@@ -226,8 +226,8 @@ def places(monkeypatch):
 
     def put(*names):
         left = iter(names)
-        monkeypatch.setattr("simulator.role_maker.place", lambda: next(left))
-        monkeypatch.setattr("simulator.role_maker.own_addresses", lambda: [Address("eth0", "192.0.2.1")])
+        monkeypatch.setattr("simulator.launch.role_maker.place", lambda: next(left))
+        monkeypatch.setattr("simulator.launch.role_maker.own_addresses", lambda: [Address("eth0", "192.0.2.1")])
 
     return put
 
@@ -274,8 +274,8 @@ def test_ranks_on_one_host_that_do_not_see_each_others_files_get_certificates(pl
     """As containers do that share a network; they are on one host all the same."""
     places("a", "a", "a")
     folders = iter([("/tmp", "1 2"), ("/tmp", "1 2"), ("/tmp", "3 4")])
-    monkeypatch.setattr("simulator.role_maker.temporary_folder", lambda: next(folders))
-    monkeypatch.setattr("simulator.role_maker.is_here", lambda folder, identity: identity == "1 2")
+    monkeypatch.setattr("simulator.launch.role_maker.temporary_folder", lambda: next(folders))
+    monkeypatch.setattr("simulator.launch.role_maker.is_here", lambda folder, identity: identity == "1 2")
     meeting = Meeting(3)
     futures = [background(start_rank, rank, meeting) for rank in range(3)]
     roles = [future.result(WAIT) for future in futures]

@@ -1,4 +1,4 @@
-"""simulator/checkpoint_files.py and scheduler/checkpoints.py: whole or not at all, and when."""
+"""simulator/checkpoints/files.py and scheduler/state/checkpoints.py: whole or not at all, and when."""
 
 import os
 
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.errors import BadInput, FLError
-from scheduler.checkpoints import Offer, Schedule, Segment, Snapshot, copy_into
-from simulator.checkpoint_files import (
+from scheduler.state.checkpoints import Offer, Schedule, Segment, Snapshot, copy_into
+from simulator.checkpoints.files import (
     KEPT,
     Checkpoint,
     CheckpointFolder,
@@ -79,7 +79,7 @@ def test_no_damage_goes_unnoticed(tmp_path_factory, data):
 
 def test_a_checkpoint_of_a_later_version_is_left_out(tmp_path, monkeypatch, caplog):
     folder = CheckpointFolder(tmp_path)
-    monkeypatch.setattr("simulator.checkpoint_files.VERSION", 3)
+    monkeypatch.setattr("simulator.checkpoints.files.VERSION", 3)
     folder.write(checkpoint(1))
     monkeypatch.undo()
     assert folder.read_all() == []

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from simulator.cores import cores_for_shards, cpu_limit, out_of_reach, own_cores
+from simulator.machine.cores import cores_for_shards, cpu_limit, out_of_reach, own_cores
 
 
 def groups(tmp_path, own, files):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from protos.errors import FLError
-from simulator.record import read_npz
+from simulator.npz import read_npz
 
 
 def npz(**arrays):

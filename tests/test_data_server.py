@@ -1,4 +1,4 @@
-"""simulator/data_server.py and data_client.py: two simulators in one process, over real gRPC."""
+"""simulator/users/data_server.py and data_client.py: two simulators in one process, over real gRPC."""
 
 from types import SimpleNamespace
 
@@ -12,11 +12,11 @@ from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, PeerLost, 
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
 from protos.stubs import tensor_pb2
-from scheduler.streams import owner_of
-from simulator.data_client import DataClient
-from simulator.data_server import PrivateSchema, start_data_server
-from simulator.seat import LoadingDays
-from simulator.store import UserRecord, UserStore
+from scheduler.rules.streams import owner_of
+from simulator.users.data_client import DataClient
+from simulator.users.data_server import PrivateSchema, start_data_server
+from simulator.users.seat import LoadingDays
+from simulator.users.store import UserRecord, UserStore
 
 DAY = "20200101"
 RANKS = (1, 2)
@@ -111,7 +111,7 @@ def test_a_cleared_day_is_gone_from_ones_own_server_only(pair):
 
 
 def test_a_batch_larger_than_what_is_committed_at_once_arrives_whole(pair, monkeypatch):
-    monkeypatch.setattr("simulator.data_server.BATCH_BYTES", 1000)
+    monkeypatch.setattr("simulator.users.data_server.BATCH_BYTES", 1000)
     uids = [uid_of(2, number) for number in range(20)]
     sent = [record(uid, rows(*range(i + 1), *[0] * 50)) for i, uid in enumerate(uids)]
     assert pair.clients[1].send_data(2, sent) == 20

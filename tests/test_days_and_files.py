@@ -1,4 +1,4 @@
-"""simulator/days.py and simulator/loading.py: what is trained and tested when, and who reads which file."""
+"""simulator/days.py and simulator/run/file_dealing.py: what is trained and tested when, and who reads which file."""
 
 import json
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protos.errors import BadInput
 from simulator.days import DayPlan, list_days, plan_days
-from simulator.loading import deal_files, listing
+from simulator.run.file_dealing import deal_files, listing
 
 # -- days --------------------------------------------------------------------------
 

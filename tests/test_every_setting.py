@@ -14,7 +14,7 @@ from running import ROOT, TIMEOUT, command, params, same
 from test_readme import programs
 
 from simulator import Settings
-from simulator.addresses import own_addresses
+from simulator.launch.addresses import own_addresses
 
 MOST = (1 << 31) - 1
 

@@ -20,17 +20,17 @@ from protos.channel import Caller, make_server
 from protos.codec import TensorSpec
 from protos.errors import AlreadyDone, BadInput, NotFound, PeerLost, RunEnded, WrongState
 from protos.stubs import peer_server_pb2, peer_server_pb2_grpc, scheduler_server_pb2, tensor_pb2
-from scheduler.aggregation import Sums
-from scheduler.metrics import UserResult
-from scheduler.parts import Parts, make_group
-from scheduler.round_state import RoundState
-from scheduler.rounds import Rules, Share, Timings
-from scheduler.samplers import AllTestSampler, FixedSampler, Round
-from scheduler.server_optimizers import FedAvg
-from scheduler.user_messages import ReadUsers
-from simulator.meeting import Meeting
-from simulator.peer_group import PeerGroup
-from simulator.peer_server import PeerServicer
+from scheduler.rules.exact_sum import Sums
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import AllTestSampler, FixedSampler, Round
+from scheduler.rules.server_optimizers import FedAvg
+from scheduler.state.partition import Partition, make_group
+from scheduler.state.read_users import ReadUsers
+from scheduler.state.round_state import RoundState
+from scheduler.state.rounds import Rules, Share, Timings
+from simulator.exchange.peer_group import PeerGroup
+from simulator.exchange.peer_server import PeerServicer
+from simulator.exchange.peer_sums import PeerSums
 
 SPECS = {"w": TensorSpec("float32", (3, 2)), "none": TensorSpec("float32", (0, 4)), "b": TensorSpec("float32", ())}
 DAY = "20200101"
@@ -49,7 +49,7 @@ def share(*sizes):
 
 
 def test_parts_are_cut_by_hand_computed_bounds():
-    parts = Parts(SPECS, (1, 4))
+    parts = Partition(SPECS, (1, 4))
     # Seven numbers: three for the first, four for the second.
     assert parts.specs(1) == {"w": TensorSpec("float32", (3,))}
     assert parts.specs(4, "int64") == {"w": TensorSpec("int64", (3,)), "b": TensorSpec("int64", (1,))}
@@ -65,7 +65,7 @@ def test_parts_are_cut_by_hand_computed_bounds():
 @settings(deadline=None)
 def test_parts_hold_every_element_once_and_are_even(shapes, members):
     specs = {str(i): TensorSpec("float64", tuple(shape)) for i, shape in enumerate(shapes)}
-    parts = Parts(specs, range(members))
+    parts = Partition(specs, range(members))
     seen = {name: np.zeros(spec.shape, int) for name, spec in specs.items()}
     sizes = []
     for rank in range(members):
@@ -95,12 +95,12 @@ class Simulator:
     """What a simulator has of the exchange, with a server of its own."""
 
     def __init__(self, rank, group, specs):
-        self.rank, self.parts = rank, Parts(specs, group)
+        self.rank, self.parts = rank, Partition(specs, group)
         self.params = {name: np.zeros(spec.shape, np.float32) for name, spec in specs.items()}
-        self.meeting = Meeting(rank, self.parts, self.params, 0)
+        self.peer_sums = PeerSums(rank, self.parts, self.params, 0)
         self.crashes = []
         servicer = PeerServicer(0, self.crashes.append)
-        servicer.meet(self.meeting)
+        servicer.meet(self.peer_sums)
         self._socket = Socket()
         self._server, self.address = make_server(
             lambda server: peer_server_pb2_grpc.add_PeerServerServicer_to_server(servicer, server),
@@ -108,7 +108,7 @@ class Simulator:
         )  # fmt: skip
 
     def connect(self, addresses):
-        self.group = PeerGroup(keys(self.rank), addresses, self.parts, self.meeting)
+        self.group = PeerGroup(keys(self.rank), addresses, self.parts, self.peer_sums)
 
     def close(self):
         self.group.close()
@@ -220,10 +220,10 @@ def part(simulator, value=0):
 
 def test_sums_that_cannot_be_right_are_refused_and_change_nothing(make_simulators):
     first, _, _ = make_simulators(1, 2, 3)
-    meeting = first.meeting
+    peer_sums = first.peer_sums
 
     def bring(rank, round_, sums):
-        with meeting.contributing(rank, round_) as take:
+        with peer_sums.contributing(rank, round_) as take:
             take(sums)
 
     for step in (1, 2**40):
@@ -239,12 +239,12 @@ def test_sums_that_cannot_be_right_are_refused_and_change_nothing(make_simulator
         bring(3, at(0), part(first))
     with pytest.raises(BadInput, match="beyond"):
         bring(2, at(0), part(first, 2**62))
-    with meeting.contributing(2, at(0)), pytest.raises(AlreadyDone, match="under way"):
+    with peer_sums.contributing(2, at(0)), pytest.raises(AlreadyDone, match="under way"):
         bring(2, at(0), part(first))
     bring(2, at(0), part(first, 5))
     with pytest.raises(AlreadyDone, match="already brought"):
         bring(2, at(0), part(first, 7))
-    assert meeting.take(part(first, 1))["w"].tolist() == [6, 6]
+    assert peer_sums.take(part(first, 1))["w"].tolist() == [6, 6]
     with pytest.raises(WrongState, match="1 is due"):
         bring(2, at(0), part(first))
 
@@ -252,13 +252,13 @@ def test_sums_that_cannot_be_right_are_refused_and_change_nothing(make_simulator
 def test_parameters_that_are_not_due_are_refused(make_simulators):
     first, _ = make_simulators(1, 2)
     with pytest.raises(WrongState, match="0 is due"):
-        first.meeting.params(2, 1)
-    first.meeting.show_params(0)
-    assert first.meeting.params(2, 0).keys() == {"w"}
+        first.peer_sums.params(2, 1)
+    first.peer_sums.show_params(0)
+    assert first.peer_sums.params(2, 0).keys() == {"w"}
     with pytest.raises(WrongState, match="1 is due"):
-        first.meeting.params(2, 5)
+        first.peer_sums.params(2, 5)
     with pytest.raises(NotFound, match="no other simulator"):
-        first.meeting.params(1, 0)
+        first.peer_sums.params(1, 0)
 
 
 @pytest.mark.parametrize("waiting", ["sums", "params"])
@@ -280,7 +280,7 @@ def test_the_end_of_the_run_ends_the_waiting(make_simulators, waiting):
         first.group.fail(RunEnded("rank 2 is gone"))
         with pytest.raises(RunEnded, match="rank 2 is gone"):
             stuck.result(TIMEOUT)
-    second.meeting.fail(RunEnded("rank 2 is gone"))
+    second.peer_sums.fail(RunEnded("rank 2 is gone"))
 
 
 def test_a_simulator_that_is_gone_is_named(make_simulators):
@@ -474,10 +474,10 @@ CASES = [
 def met(tmp_path_factory):
     """A simulator in its first round, which it and rank 2 have users in."""
     specs = {"w": TensorSpec("float32", (4,))}
-    meeting = Meeting(1, Parts(specs, (1, 2)), {"w": np.zeros(4, np.float32)}, 0)
-    meeting.open(at(0), share(1, 1))
-    live = LiveData(tmp_path_factory.mktemp("met") / "store", {}, meeting)
-    yield live, meeting
+    peer_sums = PeerSums(1, Partition(specs, (1, 2)), {"w": np.zeros(4, np.float32)}, 0)
+    peer_sums.open(at(0), share(1, 1))
+    live = LiveData(tmp_path_factory.mktemp("met") / "store", {}, peer_sums)
+    yield live, peer_sums
     live.close()
 
 
@@ -485,12 +485,12 @@ def met(tmp_path_factory):
     ("method", "messages", "status", "text"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)]
 )
 def test_a_simulator_refuses_and_keeps_its_state(met, method, messages, status, text):
-    live, meeting = met
-    before = frozen(vars(meeting))
+    live, peer_sums = met
+    before = frozen(vars(peer_sums))
     with raw_channel(live.address) as channel:
         got = refusal(channel, PEER, method, messages)
     assert (got[0], text in got[1]) == (status, True), got
-    assert frozen(vars(meeting)) == before
+    assert frozen(vars(peer_sums)) == before
 
 
 def test_every_method_between_simulators_is_tried():

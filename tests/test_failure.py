@@ -91,7 +91,7 @@ def roles(process):
     found = {}
     for each in tree(process):
         words = " ".join(each.cmdline())
-        name = "shard" if "simulator.shard_main" in words else "rank" if "tiny_task" in words else "launcher"
+        name = "shard" if "simulator.worker.main" in words else "rank" if "tiny_task" in words else "launcher"
         if each.cmdline()[0].endswith("mpirun") or "mpiexec" in each.name():
             name = "mpirun"
         found.setdefault(name, []).append(each)

@@ -1,4 +1,4 @@
-"""simulator/fingerprint.py and description.py: equal objects are equal in every process, different ones are not."""
+"""simulator/checkpoints/fingerprint.py, description.py: equal objects are equal in every process, others are not."""
 
 import collections
 import dataclasses
@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT
 
-from simulator.description import describe
-from simulator.fingerprint import fingerprint
+from simulator.checkpoints.description import describe
+from simulator.checkpoints.fingerprint import fingerprint
 
 
 class Colour(enum.Enum):

@@ -16,7 +16,7 @@ from test_hosts import DEADLY, RUN, alone, assert_same_run, data, hosts, listeni
 
 from protos import channel
 from protos.channel import Caller, make_server
-from simulator.open_files import raise_file_limit
+from simulator.machine.open_files import raise_file_limit
 
 __all__ = ["alone", "data", "hosts"]  # fixtures
 
@@ -65,7 +65,7 @@ def test_who_says_nothing_is_cut_off_and_makes_room(door):
 
 CODE = """
 import resource
-from simulator.open_files import raise_file_limit
+from simulator.machine.open_files import raise_file_limit
 raise_file_limit()
 from protos.channel import max_connections
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], max_connections())

@@ -14,9 +14,9 @@ from tiny_task import make_data
 from protos.codec import TensorSpec
 from protos.errors import FLError
 from protos.shared_arrays import SharedArrays, unnamed_file
-from simulator.node_memory import shared_memory_problem
-from simulator.scratch import ScratchFolder
-from simulator.store import UserStore
+from simulator.machine.mpi_memory import shared_memory_problem
+from simulator.users.scratch import ScratchFolder
+from simulator.users.store import UserStore
 
 FLAGS = ["--sample-num", 3, "--shards", 1, "--test-sampler", "none", "--progress", "none"]
 

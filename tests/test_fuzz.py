@@ -29,16 +29,16 @@ from tiny_task import make_data
 from protos.codec import TensorSpec, to_bundle
 from protos.gate import Keys
 from protos.shared_arrays import SharedArrays, unnamed_file
-from scheduler.aggregation import Sums, sum_specs
-from scheduler.messages import SimulatorInfo
-from scheduler.metrics import UserResult
-from scheduler.round_state import RoundState
-from scheduler.rounds import Timings
-from scheduler.samplers import Round
-from scheduler.scheduler_client import SchedulerClient
-from scheduler.user_messages import ReadUsers
-from simulator.data_client import DataClient
-from simulator.store import UserRecord
+from scheduler.rules.exact_sum import Sums, sum_specs
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import Round
+from scheduler.service.client import SchedulerClient
+from scheduler.service.messages import SimulatorInfo
+from scheduler.state.read_users import ReadUsers
+from scheduler.state.round_state import RoundState
+from scheduler.state.rounds import Timings
+from simulator.users.data_client import DataClient
+from simulator.users.store import UserRecord
 
 LEAKY = ROOT / "tests" / "leaky_task.py"
 COUNTS = {f"u{i}": i + 1 for i in range(20)}

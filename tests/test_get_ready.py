@@ -1,4 +1,4 @@
-"""simulator/shard.py: what a shard fetches before a round is of that round, or not used."""
+"""simulator/worker/shard.py: what a shard fetches before a round is of that round, or not used."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ from doors import keys
 
 from protos.codec import to_bundle
 from protos.shared_arrays import unnamed_file
-from scheduler.rounds import Share
-from scheduler.samplers import Round
-from simulator import jobs
-from simulator.shard import Shard
-from simulator.store import UserRecord, UserStore
+from scheduler.rules.samplers import Round
+from scheduler.state.rounds import Share
+from simulator.shards import jobs
+from simulator.users.store import UserRecord, UserStore
+from simulator.worker.shard import Shard
 
 DAY, NEXT = "20200101", "20200102"
 UIDS = ("a", "b", "c", "d")

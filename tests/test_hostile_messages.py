@@ -21,10 +21,10 @@ from protos.shared_arrays import SharedArrays, machine_id, unnamed_file
 from protos.stubs import data_server_pb2 as dpb
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import tensor_pb2
-from scheduler.aggregation import Sums, sum_specs
-from scheduler.messages import handle_to_message
-from scheduler.reports import report_head, report_tail
-from scheduler.rounds import Timings
+from scheduler.rules.exact_sum import Sums, sum_specs
+from scheduler.service.messages import handle_to_message
+from scheduler.service.reports import report_head, report_tail
+from scheduler.state.rounds import Timings
 
 BAD, STATE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
 NONE, DONE = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS
@@ -59,7 +59,7 @@ def run():
 def all_state(run):
     """What the scheduler knows, but for who asks at this moment."""
     known = {name: value for name, value in vars(run.coordinator).items() if name != "_waiting"}
-    return frozen(known), frozen(vars(run.coordinator._state)), frozen(vars(run.coordinator._news))
+    return frozen(known), frozen(vars(run.coordinator._state)), frozen(vars(run.coordinator._notifier))
 
 
 def key(rank=2, date=DAY, number=1, step=0):

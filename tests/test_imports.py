@@ -81,6 +81,27 @@ def test_imports_go_one_way(path):
     assert used <= MAY_IMPORT[room]
 
 
+# Within these two, a room imports from those before it only.
+ROOMS = {
+    "scheduler": ["rules", "state", "service"],
+    "simulator": [
+        "machine", "launch", "users", "shards", "worker", "exchange", "output", "checkpoints", "run",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("house", list(ROOMS))
+def test_rooms_import_one_way(house):
+    order = ROOMS[house]
+    assert sorted(order) == sorted(path.parent.name for path in (ROOT / house).glob("*/__init__.py"))
+    wrong = []
+    for place, room in enumerate(order):
+        for path in (ROOT / house / room).glob("*.py"):
+            used = {name.split(".")[1] for name in all_imports(parsed(path)) if name.startswith(f"{house}.")}
+            wrong += [(path.name, other) for other in used & set(order[place + 1 :])]
+    assert wrong == []
+
+
 def test_the_core_names_no_concrete_reader_trainer_or_model():
     concrete = ("language_model", "leaf_reddit", "LanguageModel", "LeafReddit")
     core = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("protos", "scheduler", "simulator")]
@@ -92,7 +113,7 @@ def test_the_core_names_no_concrete_reader_trainer_or_model():
 
 def test_mpi_is_imported_by_the_role_maker_alone_and_not_at_its_top():
     users = [path for path in SOURCES if "mpi4py" in {top(name) for name in all_imports(parsed(path))}]
-    assert [path.relative_to(ROOT).as_posix() for path in users] == ["simulator/role_maker.py"]
+    assert [path.relative_to(ROOT).as_posix() for path in users] == ["simulator/launch/role_maker.py"]
     assert "mpi4py" not in {top(name) for name in imports_at_module_level(parsed(users[0]))}
 
 
@@ -110,7 +131,7 @@ def test_nothing_that_could_come_from_another_host_is_unpickled(path):
             assert node.attr[0].isupper(), node.attr
         # What `recv` unpickles comes over the private pipe between a simulator and its own shards.
         if isinstance(node, ast.Attribute) and node.attr == "recv":
-            assert path.name in ("shard_main.py", "shard_process.py")
+            assert path.name in ("main.py", "process.py")
 
 
 def test_certificates_alone_use_cryptography_and_not_at_their_top():

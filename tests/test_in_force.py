@@ -7,9 +7,9 @@ from pydantic import Field
 
 from application import RecipeSettings
 from protos.errors import BadInput
-from scheduler.rounds import Rules
-from scheduler.samplers import NoTestSampler, Sampler, UniformSampler
-from scheduler.server_optimizers import FedAvg
+from scheduler.rules.samplers import NoTestSampler, Sampler, UniformSampler
+from scheduler.rules.server_optimizers import FedAvg
+from scheduler.state.rounds import Rules
 from simulator.in_force import Pieces, refuse_idle
 from simulator.settings import Settings, read_settings
 from trainer import LanguageModelTrainer, TrainerBase

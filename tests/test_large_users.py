@@ -6,7 +6,7 @@ import pytest
 from large_task import make_data
 from running import ROOT, assert_same_record, params, private, run
 
-from simulator.data_client import owner_of
+from simulator.users.data_client import owner_of
 
 LARGE = ROOT / "tests" / "large_task.py"
 ARGUMENTS = ["--rounds", 2, "--sample-num", 3, "--lr", 0.3, "--batch-size", 10_000, "--checkpoint-every", 1]

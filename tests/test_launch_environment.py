@@ -2,8 +2,8 @@
 
 import pytest
 
-from simulator.launch_environment import Launch, launch_of, launcher_rank, wrong_library
-from simulator.shard_environment import shard_environment
+from simulator.launch.launch_environment import Launch, launch_of, launcher_rank, wrong_library
+from simulator.shards.environment import shard_environment
 
 HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "3", "PMI_FD": "9", "MPI_LOCALNRANKS": "3", "MPI_LOCALRANKID": "1"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3", "PMIX_RANK": "2"}

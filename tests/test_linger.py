@@ -1,10 +1,10 @@
-"""simulator/linger.py: input is seen, and without any the wait has an end."""
+"""simulator/worker/linger.py: input is seen, and without any the wait has an end."""
 
 import os
 import threading
 import time
 
-from simulator.linger import linger
+from simulator.worker.linger import linger
 
 
 def test_input_that_is_there_is_seen_at_once():

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from running import ROOT
 
-from scheduler.messages import Layout, SimulatorInfo
-from scheduler.metrics import UserResult
-from scheduler.rounds import RoundRecord, Timings
-from scheduler.samplers import Round
-from simulator.addresses import temporary_folder
-from simulator.progress import RunProgress
-from simulator.role_maker import FLSimRoleMaker
-from simulator.scratch import ScratchFolder
-from simulator.shard_environment import cpu_vendor, shard_environment
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import Round
+from scheduler.service.messages import Layout, SimulatorInfo
+from scheduler.state.rounds import RoundRecord, Timings
+from simulator.launch.addresses import temporary_folder
+from simulator.launch.role_maker import FLSimRoleMaker
+from simulator.output.progress import RunProgress
+from simulator.shards.environment import cpu_vendor, shard_environment
+from simulator.users.scratch import ScratchFolder
 
 # -- a shard's environment ---------------------------------------------------------
 
@@ -66,7 +66,7 @@ def test_what_the_user_has_set_is_kept():
 THREADS = """
 import os, sys, threading
 import psutil
-from simulator.rank_memory import limit_arenas
+from simulator.machine.malloc_arenas import limit_arenas
 if "limit" in sys.argv:
     print(limit_arenas(os.environ), end=" ")
 together, done, turn = threading.Barrier(13), threading.Barrier(13), threading.Lock()
@@ -188,7 +188,7 @@ def test_rank_0_schedules_and_the_others_simulate(rank, hosts, parts):
 
 
 def test_simulators_of_one_machine_share_its_cores(monkeypatch):
-    monkeypatch.setattr("simulator.role_maker.cpu_limit", lambda: None)
+    monkeypatch.setattr("simulator.launch.role_maker.cpu_limit", lambda: None)
     cores = [("a", [0, 1, 2, 3]), ("me", [0, 1, 2, 3]), ("me", [0, 1, 2, 3]), ("b", [0])]
     told = [("node", place, mine, *temporary_folder()) for place, mine in cores]
     assert [FLSimRoleMaker(Comm(rank, told)).cores_for_shards() for rank in (1, 2, 3)] == [2, 2, 1]

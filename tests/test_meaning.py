@@ -1,4 +1,4 @@
-"""simulator/meaning.py: what a run is known by, on other ranks and when it is resumed."""
+"""simulator/checkpoints/meaning.py: what a run is known by, on other ranks and when it is resumed."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from protos.errors import BadInput
-from scheduler.rounds import Rules
-from scheduler.samplers import AllTestSampler, FixedSampler, UniformSampler
-from scheduler.server_optimizers import FedAdam, FedAvg
-from simulator.meaning import check_meaning, differing, meaning_of, with_files
+from scheduler.rules.samplers import AllTestSampler, FixedSampler, UniformSampler
+from scheduler.rules.server_optimizers import FedAdam, FedAvg
+from scheduler.state.rounds import Rules
+from simulator.checkpoints.meaning import check_meaning, differing, meaning_of, with_files
 from simulator.settings import Settings, read_settings
 from trainer import TrainerBase
 

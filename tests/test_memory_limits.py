@@ -1,4 +1,4 @@
-"""simulator/address_space.py, shard_deaths.py and the store's size: too little memory is said with its cure."""
+"""simulator/machine/address_space.py, shard_deaths.py and the store's size: too little memory is said with its cure."""
 
 import resource
 import subprocess
@@ -11,10 +11,10 @@ from running import TINY, environment
 from tiny_task import make_data
 
 from protos.errors import FLError
-from simulator import store
-from simulator.address_space import lack_of_memory
-from simulator.shard_deaths import OomKills, death_hint
-from simulator.store import UserRecord, UserStore, map_bytes
+from simulator.machine.address_space import lack_of_memory
+from simulator.shards.deaths import OomKills, death_hint
+from simulator.users import store
+from simulator.users.store import UserRecord, UserStore, map_bytes
 
 GIB = 1 << 30
 

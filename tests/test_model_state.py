@@ -1,4 +1,4 @@
-"""simulator/model_state.py: all of a model is put back, whatever a user's turn has done to it."""
+"""simulator/worker/model_state.py: all of a model is put back, whatever a user's turn has done to it."""
 
 import numpy as np
 import paddle
@@ -6,7 +6,7 @@ import pytest
 from paddle import nn
 
 from protos.errors import BadInput
-from simulator.model_state import ModelState
+from simulator.worker.model_state import ModelState
 from trainer.local_sgd import LocalSGD
 
 

@@ -12,7 +12,7 @@ from protos.payloads import join_bundles, join_users, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import tensor_pb2
 from simulator import store as store_module
-from simulator.store import UserRecord, UserStore
+from simulator.users.store import UserRecord, UserStore
 
 quick = settings(derandomize=True, max_examples=80, deadline=None)
 LARGE = {"x": np.arange(60, dtype=np.float32).reshape(15, 4), "none": np.zeros((0, 3)), "y": np.arange(15)}

@@ -1,4 +1,4 @@
-"""scheduler/placement.py and scheduler/metrics.py."""
+"""scheduler/state/placement.py and scheduler/rules/metrics.py."""
 
 import itertools
 import math
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.metrics import UserResult, ratio, reduce_metrics, user_spread
-from scheduler.placement import place
+from scheduler.rules.metrics import UserResult, ratio, reduce_metrics, user_spread
+from scheduler.state.placement import place
 
 quick = settings(derandomize=True, max_examples=80, deadline=None)
 

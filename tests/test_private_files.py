@@ -1,4 +1,4 @@
-"""simulator/private_files.py: a file for each user, whatever its uid, and each says whose it is."""
+"""simulator/output/private_files.py: a file for each user, whatever its uid, and each says whose it is."""
 
 import csv
 import json
@@ -13,9 +13,9 @@ from running import TINY, run
 from tiny_task import make_data
 
 from protos.codec import to_bundle
-from simulator.private_files import file_name, save_private
-from simulator.record import read_npz
-from simulator.store import UserStore
+from simulator.npz import read_npz
+from simulator.output.private_files import file_name, save_private
+from simulator.users.store import UserStore
 
 LONG = "u" * 300
 HARD = [

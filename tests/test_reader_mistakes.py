@@ -8,9 +8,9 @@ from mistakes_task import MistakenReader, make_data
 from running import ROOT, run
 
 from protos.errors import BadInput
-from simulator import jobs
-from simulator.examples import check_user
-from simulator.file_reading import read_files
+from simulator.shards import jobs
+from simulator.users.examples import check_user
+from simulator.worker.file_reading import read_files
 
 PATH = Path("data/20200101/train.json")
 MUST = "it must yield (uid, {name: array}) for each user"

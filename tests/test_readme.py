@@ -355,7 +355,7 @@ def patterns():
     """(letters, regular expression) of all longer texts in the sources, formatted ones with gaps."""
     found = []
     for folder in ("protos", "scheduler", "simulator", "reader", "trainer", "model"):
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
             # The pieces of a text are no texts of their own.
             pieces = {id(piece) for node in nodes if text_of(node) for piece in ast.iter_child_nodes(node)}

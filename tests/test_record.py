@@ -1,4 +1,4 @@
-"""simulator/record.py: what a run leaves behind is whole at any moment, and nothing old is lost."""
+"""simulator/output/record.py: what a run leaves behind is whole at any moment, and nothing old is lost."""
 
 import csv
 import json
@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from protos.errors import FLError
-from scheduler.messages import Layout, SimulatorInfo
-from scheduler.metrics import UserResult
-from scheduler.rounds import RoundRecord, Timings
-from scheduler.samplers import FixedSampler, Round
-from simulator.record import RunRecord, read_npz, write_arrays, write_npz
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import FixedSampler, Round
+from scheduler.service.messages import Layout, SimulatorInfo
+from scheduler.state.rounds import RoundRecord, Timings
+from simulator.npz import read_npz, write_arrays, write_npz
+from simulator.output.record import RunRecord
 
 DAY, NEXT = "20200101", "20200102"
 TIMES = Timings(pull=0.125, train=1.0, push=0.25, wait=0.0625)
@@ -226,7 +227,7 @@ def test_an_npz_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         file.write(b"PK")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("simulator.record.write_arrays", break_off)
+    monkeypatch.setattr("simulator.output.record.write_arrays", break_off)
     with pytest.raises(FLError, match=r"final.npz cannot be written: No space left on device"):
         write_npz(path, {"w": np.array([2.0])})
     assert read_npz(path, "--init")["w"].tolist() == [1.0]

@@ -1,4 +1,4 @@
-"""simulator/record_files.py: what a checkpoint knows of a file is checked, and all beyond it is cut off."""
+"""simulator/output/record_files.py: what a checkpoint knows of a file is checked, and all beyond it is cut off."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from running import TINY, assert_same_record, run
 from tiny_task import make_data
 
 from protos.errors import BadInput
-from simulator.record_files import Cohorts, Table
+from simulator.output.record_files import Cohorts, Table
 
 FIRST, LAST = ["uid"], ["seconds"]
 HARD = ["a\rb", "a\nb", "a\r\nb", 'say "a, b"', " a ", "a\u2028b", "é", "e\u0301", "", "'", "a;b"]

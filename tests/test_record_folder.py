@@ -27,7 +27,7 @@ from running import (
 from tiny_task import make_data
 
 from protos.errors import BadInput
-from simulator.record_folder import LOCK, RecordFolder
+from simulator.output.record_folder import LOCK, RecordFolder
 
 SHORT = ["--rounds", 3, "--sample-num", 4, "--shards", 1, "--private", "norm.*", "--checkpoint-every", 1]
 REFUSED = re.compile(
@@ -97,7 +97,7 @@ def test_folders_of_one_second_have_numbers(tmp_path, monkeypatch):
 HOLD = """
 import subprocess, sys
 from pathlib import Path
-from simulator.record_folder import RecordFolder
+from simulator.output.record_folder import RecordFolder
 held = RecordFolder.make(Path(sys.argv[1]))
 child = subprocess.Popen(["sleep", "60"], close_fds=False)
 print(child.pid, flush=True)

@@ -1,4 +1,4 @@
-"""scheduler/round_state.py: rounds played by hand with two simulators, and all that is refused."""
+"""scheduler/state/round_state.py: rounds played by hand with two simulators, and all that is refused."""
 
 import dataclasses
 import math
@@ -9,13 +9,13 @@ from scheduler_run import weights_of
 
 from protos.codec import TensorSpec
 from protos.errors import AlreadyDone, BadInput, WrongState
-from scheduler.aggregation import Sums
-from scheduler.metrics import UserResult
-from scheduler.round_state import RoundState
-from scheduler.rounds import Rules, Share, Timings
-from scheduler.samplers import AllTestSampler, FixedSampler, Round, UniformSampler, UserTable
-from scheduler.server_optimizers import FedAvg, FedAvgM, Sum
-from scheduler.user_messages import ReadUsers
+from scheduler.rules.exact_sum import Sums
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import AllTestSampler, FixedSampler, Round, UniformSampler, UserTable
+from scheduler.rules.server_optimizers import FedAvg, FedAvgM, Sum
+from scheduler.state.read_users import ReadUsers
+from scheduler.state.round_state import RoundState
+from scheduler.state.rounds import Rules, Share, Timings
 
 DAY, NEXT = "20200101", "20200102"
 COUNTS = {"a": 4, "b": 2, "c": 2, "d": 9}

@@ -1,4 +1,4 @@
-"""scheduler/round_state.py: what does not fit is refused, and leaves the state as it was."""
+"""scheduler/state/round_state.py: what does not fit is refused, and leaves the state as it was."""
 
 import math
 
@@ -20,7 +20,7 @@ from test_round_state import (
 )
 
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
-from scheduler.samplers import UniformSampler
+from scheduler.rules.samplers import UniformSampler
 
 TWO = [result("b"), result("c")]
 

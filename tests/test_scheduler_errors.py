@@ -25,9 +25,9 @@ from protos.errors import (
 )
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
-from scheduler.rounds import RunEnd
-from scheduler.scheduler_client import SchedulerClient
-from scheduler.scheduler_server import SchedulerServicer
+from scheduler.service.client import SchedulerClient
+from scheduler.service.server import SchedulerServicer
+from scheduler.state.rounds import RunEnd
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from protos.channel import MAX_MESSAGE_BYTES
 from protos.codec import CHUNK_BYTES, TensorSpec
 from protos.errors import Forbidden, NotFound, WrongState
 from protos.shared_arrays import SharedArrays, unnamed_file
-from scheduler.aggregation import ExactSum, Sums, sum_specs
-from scheduler.messages import BATCH
-from scheduler.metrics import UserResult
-from scheduler.rounds import RunEnd, Share, Timings
-from scheduler.streams import owner_of
+from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.streams import owner_of
+from scheduler.service.messages import BATCH
+from scheduler.state.rounds import RunEnd, Share, Timings
 
 W = {"w": TensorSpec("float32", (2,))}
 

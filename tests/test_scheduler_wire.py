@@ -10,21 +10,21 @@ from test_round_state import COUNTS, DAY, NO_TIME, PLAN, at, grid, result
 from protos.codec import tensor_chunks
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
-from scheduler.aggregation import Sums
-from scheduler.messages import (
+from scheduler.rules.exact_sum import Sums
+from scheduler.rules.metrics import UserResult
+from scheduler.service.messages import (
     shares_from_messages,
     shares_to_messages,
 )
-from scheduler.metrics import UserResult
-from scheduler.reports import ReportReader, report_head, report_tail
-from scheduler.rounds import Share, Timings
-from scheduler.user_messages import (
+from scheduler.service.reports import ReportReader, report_head, report_tail
+from scheduler.service.user_messages import (
     ReadUsers,
     users_from_messages,
     users_to_messages,
     weights_from_messages,
     weights_to_messages,
 )
+from scheduler.state.rounds import Share, Timings
 
 BAD, FORBIDDEN = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED
 TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -10,7 +10,7 @@ from test_readme import programs
 from tiny_task import TinyReader, TinyTrainer, make_data
 
 from protos.errors import BadInput
-from simulator.sending import check_sendable
+from simulator.shards.sending import check_sendable
 
 
 class Bag:

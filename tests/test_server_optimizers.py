@@ -1,11 +1,11 @@
-"""scheduler/server_optimizers.py against steps computed by hand (Reddi et al. 2021, Algorithm 2)."""
+"""scheduler/rules/server_optimizers.py against steps computed by hand (Reddi et al. 2021, Algorithm 2)."""
 
 import numpy as np
 import pytest
 
 from protos.errors import BadInput
-from scheduler.aggregation import BLOCK, Sums
-from scheduler.server_optimizers import (
+from scheduler.rules.exact_sum import BLOCK, Sums
+from scheduler.rules.server_optimizers import (
     SERVER_OPTIMIZERS,
     FedAdagrad,
     FedAdam,

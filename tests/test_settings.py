@@ -11,8 +11,7 @@ from running import TINY, run
 
 from application import RecipeSettings
 from protos.errors import BadInput
-from scheduler.messages import Layout
-from scheduler.samplers import (
+from scheduler.rules.samplers import (
     AllTestSampler,
     FixedSampler,
     HashSampler,
@@ -20,8 +19,9 @@ from scheduler.samplers import (
     OnePercentTestSampler,
     UniformSampler,
 )
-from scheduler.server_optimizers import SERVER_OPTIMIZERS
-from simulator.record import RunRecord
+from scheduler.rules.server_optimizers import SERVER_OPTIMIZERS
+from scheduler.service.messages import Layout
+from simulator.output.record import RunRecord
 from simulator.settings import Settings, parse_settings, read_settings
 
 

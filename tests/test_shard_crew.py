@@ -1,4 +1,4 @@
-"""simulator/shard_crew.py with real processes that load no Paddle: what is left, and what ends a wait."""
+"""simulator/shards/crew.py with real processes that load no Paddle: what is left, and what ends a wait."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from deadly_reader import DeadlyReader
 from doors import keys
 
 from protos.errors import BadInput, FLError, RunEnded
-from simulator import jobs
-from simulator.shard_crew import ShardCrash
-from simulator.shard_pool import ShardPool
-from simulator.store import UserStore
+from simulator.shards import jobs
+from simulator.shards.crew import ShardCrash
+from simulator.shards.pool import ShardPool
+from simulator.users.store import UserStore
 
 DAY = "20200101"
 BOUND = 30.0

@@ -1,10 +1,10 @@
-"""simulator/shares.py: every round's share once and in order, in few calls when rounds are short."""
+"""simulator/run/shares_ahead.py: every round's share once and in order, in few calls when rounds are short."""
 
 import pytest
 
-from scheduler.rounds import Share
-from scheduler.samplers import Round
-from simulator.shares import SharesAhead
+from scheduler.rules.samplers import Round
+from scheduler.state.rounds import Share
+from simulator.run.shares_ahead import SharesAhead
 
 FIRST = Round(3, "20200101", 1, 40)
 

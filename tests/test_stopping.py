@@ -1,4 +1,4 @@
-"""scheduler/stopping.py over real gRPC: it is decided in one place after which round a run stops, and all are told."""
+"""scheduler/state/stopping.py over real gRPC: one place decides after which round a run stops, and tells all."""
 
 import signal
 from queue import Queue
@@ -9,10 +9,10 @@ from scheduler_run import WAIT, Heard, Run, background, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.errors import AlreadyDone, NotFound, RunEnded, RunStopped, TooLarge
-from scheduler.checkpoints import Schedule, Segment
-from scheduler.rounds import RunEnd
-from scheduler.stopping import STOPPED, Stop
-from simulator.signals import RunSignals, StoppedEarly
+from scheduler.state.checkpoints import Schedule, Segment
+from scheduler.state.rounds import RunEnd
+from scheduler.state.stopping import STOPPED, Stop
+from simulator.launch.signals import RunSignals, StoppedEarly
 
 SEGMENT = Segment("step-00000001-rank1.private", 3, b"x")
 

@@ -1,4 +1,4 @@
-"""simulator/store.py and simulator/examples.py: one simulator's users, on disk, for many processes."""
+"""simulator/users/store.py and simulator/users/examples.py: one simulator's users, on disk, for many processes."""
 
 import subprocess
 import sys
@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.errors import BadInput, FLError, WrongState
-from simulator.examples import check_examples, join_examples
-from simulator.scratch import remove_folder
-from simulator.store import UserRecord, UserStore
+from simulator.users.examples import check_examples, join_examples
+from simulator.users.scratch import remove_folder
+from simulator.users.store import UserRecord, UserStore
 
 DAY, NEXT = "20200101", "20200102"
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,8 +131,8 @@ def test_all_private_gives_everybodys_newest(store):
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
-from simulator.scratch import remove_folder
-from simulator.store import UserRecord, UserStore
+from simulator.users.scratch import remove_folder
+from simulator.users.store import UserRecord, UserStore
 store = UserStore(Path(sys.argv[1]))
 print(store.get_examples("a", "20200101", "train"), flush=True)
 sys.stdin.readline()
@@ -204,8 +204,8 @@ def test_files_that_do_not_fit_together_are_refused():
 HELD = """
 import sys
 from pathlib import Path
-from simulator.scratch import remove_folder
-from simulator.store import UserRecord, UserStore
+from simulator.users.scratch import remove_folder
+from simulator.users.store import UserRecord, UserStore
 
 store = UserStore(Path(sys.argv[1]))
 
@@ -220,7 +220,7 @@ store.put_examples(records())
 WRITING = """
 import sys
 from pathlib import Path
-from simulator.store import UserStore
+from simulator.users.store import UserStore
 
 store = UserStore(Path(sys.argv[1]))
 for step in range(1_000_000):
@@ -232,7 +232,7 @@ for step in range(1_000_000):
 READING = """
 import sys
 from pathlib import Path
-from simulator.store import UserStore
+from simulator.users.store import UserStore
 
 store = UserStore(Path(sys.argv[1]))
 transaction = store._env.begin()

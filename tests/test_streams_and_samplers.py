@@ -1,4 +1,4 @@
-"""scheduler/streams.py and scheduler/samplers.py: cohorts are pure functions of (seed, date, round)."""
+"""scheduler/rules/streams.py and scheduler/rules/samplers.py: cohorts are pure functions of (seed, date, round)."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.errors import BadInput, NotFound
-from scheduler.samplers import (
+from scheduler.rules.samplers import (
     AllTestSampler,
     FixedSampler,
     HashSampler,
@@ -21,7 +21,7 @@ from scheduler.samplers import (
     UserTable,
     check_cohort,
 )
-from scheduler.streams import stream, stream_key, uid_hash
+from scheduler.rules.streams import stream, stream_key, uid_hash
 
 quick = settings(derandomize=True, max_examples=60, deadline=None)
 DATE = "20200101"

@@ -7,7 +7,7 @@ from running import ROOT, run
 
 from protos.codec import TensorSpec
 from protos.errors import BadInput
-from simulator.dtype_hint import explain_float64
+from simulator.worker.dtype_hint import explain_float64
 from trainer import TaskError, add_metrics
 
 MUST = "it must return (loss, metrics), metrics as name -> (sum, count)"

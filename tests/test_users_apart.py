@@ -10,12 +10,12 @@ from protos.codec import to_bundle
 from protos.errors import BadInput
 from protos.gate import Keys
 from protos.shared_arrays import SharedArrays, unnamed_file
-from scheduler.aggregation import sum_specs
-from scheduler.rounds import Share
-from scheduler.samplers import Round
-from simulator import jobs
-from simulator.shard import Shard
-from simulator.store import UserRecord, UserStore
+from scheduler.rules.exact_sum import sum_specs
+from scheduler.rules.samplers import Round
+from scheduler.state.rounds import Share
+from simulator.shards import jobs
+from simulator.users.store import UserRecord, UserStore
+from simulator.worker.shard import Shard
 
 MESSY = ROOT / "tests" / "messy_task.py"
 DAY = "20200101"

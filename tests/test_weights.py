@@ -14,15 +14,15 @@ from tiny_task import make_data
 from protos.codec import from_bundle
 from protos.errors import BadInput, WrongState
 from protos.stubs import tensor_pb2
-from scheduler.metrics import UserResult
-from scheduler.rounds import Share
-from scheduler.samplers import FixedSampler
-from scheduler.server_optimizers import Sum
-from scheduler.streams import owner_of
-from scheduler.user_messages import ReadUsers
-from simulator import jobs
-from simulator.file_reading import read_files
-from simulator.weighing import check_same_weight, weight_of, weight_of_piece
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import FixedSampler
+from scheduler.rules.server_optimizers import Sum
+from scheduler.rules.streams import owner_of
+from scheduler.state.read_users import ReadUsers
+from scheduler.state.rounds import Share
+from simulator.shards import jobs
+from simulator.worker.file_reading import read_files
+from simulator.worker.weighing import check_same_weight, weight_of, weight_of_piece
 
 WEIGHING = ROOT / "tests" / "weighing_task.py"
 

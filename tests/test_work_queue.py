@@ -1,4 +1,4 @@
-"""simulator/work_queue.py: every job once, whoever dies when."""
+"""simulator/shards/work_queue.py: every job once, whoever dies when."""
 
 import os
 from collections import defaultdict
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from running import process_with
 
 from protos.shared_arrays import unnamed_file
-from simulator import work_queue
-from simulator.work_queue import WorkQueue
+from simulator.shards import work_queue
+from simulator.shards.work_queue import WorkQueue
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT = 20
@@ -45,7 +45,7 @@ def test_a_queue_starts_over(fd):
 
 TAKE_ALL = """
 import sys
-from simulator.work_queue import WorkQueue
+from simulator.shards.work_queue import WorkQueue
 queue, shard = WorkQueue(int(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -212,7 +212,7 @@ def test_every_job_is_at_one_place_whoever_dies_when(jobs, steps):
 
 TAKE_ONE_BY_ONE = """
 import sys
-from simulator.work_queue import WorkQueue
+from simulator.shards.work_queue import WorkQueue
 queue, shard = WorkQueue(int(sys.argv[1])), int(sys.argv[2])
 while (job := queue.take(shard)) is not None:
     print(job, flush=True)

@@ -1,0 +1,1 @@
+"""What is pure and what users replace: sampling, exact sums, server steps, metrics."""

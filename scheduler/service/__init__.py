@@ -1,0 +1,1 @@
+"""The scheduler as a server and its client: lock, messages, reports."""

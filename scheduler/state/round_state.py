@@ -1,0 +1,377 @@
+"""What the scheduler knows and decides, without gRPC, threads or files.
+
+One object holds the day's users, the global parameters and the round under way.
+A round goes: `train_shares` for every simulator, `push` from every simulator; the
+last push makes the server step and yields a `RoundRecord`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from protos.codec import Tensors, TensorSpec
+from protos.errors import BadInput, NotFound, WrongState
+from scheduler.rules.exact_sum import Sums, mean_factor, scale_exponent
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import Round, UserTable, check_cohort
+from scheduler.state.checkpoints import Snapshot
+from scheduler.state.day_users import DayUsers
+from scheduler.state.global_model import GlobalModel
+from scheduler.state.open_round import OpenRound, where
+from scheduler.state.partition import make_group
+from scheduler.state.placement import place
+from scheduler.state.pushed_sums import PushedSums
+from scheduler.state.read_users import ReadUsers
+from scheduler.state.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
+
+# Rounds whose users may be asked for at once, and before they are due.
+MAX_AHEAD = 32
+
+Clock = Callable[[], float]
+
+
+class RoundState:
+    """The scheduler's state; not thread-safe, the caller holds a lock.
+
+    Args:
+        rules: of the run.
+        lanes: shards of each simulator, by rank.
+        clock: seconds; replaced in tests.
+    """
+
+    def __init__(self, rules: Rules, lanes: Mapping[int, int], clock: Clock = time.perf_counter) -> None:
+        self.rules = rules
+        self.model = GlobalModel(rules.optimizer)
+        self.step = 0
+        self._lanes = dict(sorted(lanes.items()))
+        self._clock = clock
+        self.users = DayUsers(tuple(self._lanes), rules.weighs)
+        self._day = ""
+        # The round that is due and those after it whose users are known, by step.
+        self._known: dict[int, OpenRound] = {}
+        self._test: OpenRound | None = None
+        self._pushed = PushedSums(self._lanes)
+        self._last_end: float | None = None
+
+    # -- users ---------------------------------------------------------------
+
+    def add_users(self, rank: int, date: str, split: str, users: ReadUsers) -> None:
+        """Takes what one simulator has read of a day.
+
+        Raises:
+            AlreadyDone: the simulator has reported this day and split.
+            BadInput: a user without examples, weights where none are, an unknown split; or, with the
+                last report, a day on which a round cannot be sampled.
+        """
+        self.check_rank(rank)
+
+        def check(table: UserTable) -> None:
+            if split == TRAIN:
+                self.rules.sampler.check(table, date, range(self.step, self._day_end()))
+                self._day = date
+
+        if self.users.add(rank, date, split, users, check):
+            # Loading is no part of the round that follows it.
+            self._last_end = None
+
+    def check_teller(self, rank: int, date: str, split: str) -> None:
+        """Whether a simulator may tell its users of a day; raises as `add_users`."""
+        self.check_rank(rank)
+        self.users.check_teller(rank, date, split)
+
+    def check_weigher(self, rank: int, date: str) -> None:
+        """Whether a simulator may tell weights of a day; raises as `DayUsers.check_weigher`."""
+        self.check_rank(rank)
+        self.users.check_weigher(rank, date)
+
+    def add_weights(self, rank: int, date: str, weights: Mapping[str, float]) -> None:
+        """Takes weights; raises as `DayUsers.add_weights`."""
+        self.check_rank(rank)
+        self.users.add_weights(rank, date, weights)
+        self._last_end = None
+
+    # -- parameters ----------------------------------------------------------
+
+    def form_group(self, streaming: Sequence[int]) -> tuple[int, ...]:
+        """Decides which simulators exchange among themselves, before any users are known.
+
+        Args:
+            streaming: ranks that reach the parameters by a connection only.
+
+        Returns:
+            Their ranks; none if each deals with the scheduler alone.
+        """
+        self.check_unbegun()
+        specs = self.model.specs()
+        numbers = sum(math.prod(spec.shape) for spec in specs.values())
+        group = make_group(streaming, numbers, self.rules.exchange) if self.rules.federated else ()
+        if group:
+            self._pushed.form_group(group, specs)
+        return group
+
+    def check_unbegun(self) -> None:
+        """Raises WrongState if it is too late to form a group."""
+        if self.users.begun:
+            raise WrongState("simulators choose how they exchange before any day is loaded")
+
+    def part(self, rank: int) -> Tensors:
+        """A simulator's part of the shared parameters, flat; raises WrongState if it is in no group."""
+        return self._pushed.part(rank, self.model.need_params())
+
+    def push_specs(self, rank: int, at: Round) -> dict[str, TensorSpec]:
+        """What the tensors of a simulator's push must look like; none where nobody has trained. Raises as `push`."""
+        share = self._on(self._open, rank, at).share_of(rank, at)
+        return self._pushed.specs(rank, share, self.model.specs())
+
+    # -- checkpoints -----------------------------------------------------------
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes on from a snapshot; see `GlobalModel.restore`.
+
+        Raises:
+            WrongState: the run has begun.
+        """
+        if self.model.params is not None or self.users.begun:
+            raise WrongState("a checkpoint can be restored only before anything else")
+        self.step = snapshot.step
+        self.model.restore(snapshot)
+
+    # -- rounds --------------------------------------------------------------
+
+    def train_shares(self, rank: int, at: Round, rounds: int = 1, kind: str | None = None) -> dict[int, Share]:
+        """The simulator's shares of the cohorts of consecutive rounds; the first to ask for the one due begins it.
+
+        A cohort is known before its round: a simulator asks while its shards still train,
+        and for many short rounds at once.
+
+        Args:
+            rank: the simulator.
+            at: the first of the rounds.
+            rounds: how many.
+            kind: the sampler's name the caller relies on, if any.
+
+        Returns:
+            Shares by step.
+
+        Raises:
+            WrongState: the rounds are not those that are due, users are not weighed yet, or the run has
+                another sampler.
+            NotFound: the day's users are not known.
+            BadInput: too many rounds at once.
+        """
+        self.check_rank(rank)
+        if kind is not None and self.rules.sampler.name != kind:
+            raise WrongState(f"the run samples with {self.rules.sampler.name!r}, not {kind!r}")
+        self._check_due(at, rounds)
+        shares: dict[int, Share] = {}
+        for k in range(rounds):
+            step = at.step + k
+            if step not in self._known:
+                self._known[step] = self._sample(Round(at.seed, at.date, at.round + k, step))
+            shares[step] = self._known[step].shares[rank]
+        if at.step == self.step and self._known[at.step].started is None:
+            self._known[at.step].started = self._clock() if self._last_end is None else self._last_end
+        return shares
+
+    def _check_due(self, at: Round, rounds: int) -> None:
+        """Refuses what would put rounds into the state that never come."""
+        if not 0 < rounds <= MAX_AHEAD:
+            raise BadInput(f"{rounds} rounds were asked for at once; 1 to {MAX_AHEAD} are allowed")
+        self.users.table(at.date, TRAIN)
+        if at.date != self._day:
+            raise WrongState(f"{where(at)} was asked for, the day is {self._day}")
+        if not self.step <= at.step < self.step + MAX_AHEAD:
+            raise WrongState(f"round {at.step} of the run was asked for, {self.step} is due")
+        # All days have the same number of rounds.
+        day = max(1, self.rules.rounds)
+        if at.round != at.step % day + 1 or at.round + rounds - 1 > self.rules.rounds:
+            raise WrongState(
+                f"{where(at)} and {rounds - 1} after it were asked for as round {at.step} of the run, "
+                f"with {self.rules.rounds} rounds a day"
+            )
+        if at.step // day != self.step // day:
+            raise WrongState(f"{where(at)} was asked for, round {self.step} of the run is due, on an earlier day")
+
+    @property
+    def _open(self) -> OpenRound | None:
+        """The round that is due, if its users are known."""
+        return self._known.get(self.step)
+
+    def _sample(self, at: Round) -> OpenRound:
+        users = self.users.table(at.date, TRAIN)
+        cohort = list(self.rules.sampler.sample(users, at))
+        check_cohort(cohort, users.uids, self.rules.sampler, at)
+        return self._begin(TRAIN, at, cohort, users)
+
+    def push(
+        self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]
+    ) -> RoundRecord | None:
+        """Adds a simulator's exact sums; the last one makes the server step.
+
+        Args:
+            rank: the simulator.
+            at: the round they belong to.
+            results: of all users of its share.
+            timings: where its shards' time went.
+            sums: of its shards, or one of them all; none if its share was empty.  Of a simulator of a group one,
+                that of the whole group in its part.  Read when the last push is in.
+
+        Returns:
+            The finished round, if this was the last push.
+
+        Raises:
+            WrongState, AlreadyDone, BadInput: and nothing has changed.
+        """
+        round_ = self._on(self._open, rank, at)
+        round_.check_results(rank, at, results)
+        if not self.rules.federated:
+            raise WrongState("this run trains without federation: it takes parameters, not deltas")
+        self._pushed.check(rank, round_, sums)
+        arrived = round_.arrive(rank, results, timings, self._clock())
+        for each in sums:
+            self._pushed.add(rank, each)
+        return self._finish_round(round_) if arrived else None
+
+    def replace(
+        self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, params: Tensors
+    ) -> RoundRecord:
+        """Takes the parameters after a round that was trained without federation.
+
+        Raises:
+            WrongState, AlreadyDone, BadInput: and nothing has changed.
+        """
+        round_ = self._on(self._open, rank, at)
+        round_.check_results(rank, at, results)
+        if self.rules.federated:
+            raise WrongState("this run is federated: it takes deltas, not parameters")
+        if not results:
+            raise WrongState(f"rank {rank} has no share of {where(at)}")
+        for name, value in params.items():
+            if not np.isfinite(value).all():
+                raise BadInput(f"{where(at)}: parameter {name!r} holds NaN or infinity; lower --lr")
+        for other in round_.shares:
+            round_.arrive(
+                other, results if other == rank else (), timings if other == rank else Timings(), self._clock()
+            )
+        self.model.replace(params)
+        return self._close_round(round_)
+
+    # -- evaluation ----------------------------------------------------------
+
+    def test_share(self, rank: int, at: Round) -> Share:
+        """The simulator's share of the users to test; raises as `train_shares`."""
+        self.check_rank(rank)
+        # One that was asked for and never held is no longer on when a round has ended.
+        if self._test is None or self._test.at.step < self.step:
+            if at.round != at.step:
+                raise WrongState(f"a test after {at.step} rounds was asked for as the one after {at.round}")
+            if at.step != self.step or (self._open is not None and self._open.arrived):
+                raise WrongState(f"a test after {at.step} rounds was asked for, {self.step} are done")
+            users = self.users.table(at.date, TEST)
+            cohort = self.rules.test_sampler.sample(users, self.rules.seed, at.date)
+            self._test = self._begin(TEST, at, cohort, users)
+            self._test.started = self._clock()
+        if self._test.at != at:
+            raise WrongState(f"a test at {where(at)} was asked for during the one at {where(self._test.at)}")
+        return self._test.shares[rank]
+
+    def report_test(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings) -> RoundRecord | None:
+        """Takes a simulator's evaluation; the last one gives the record."""
+        test = self._on(self._test, rank, at)
+        test.check_results(rank, at, results)
+        if not test.arrive(rank, results, timings, self._clock()):
+            return None
+        end = self._clock()
+        record = test.record(end, self._lanes)
+        # Testing is no part of the round that follows it.
+        self._test = self._last_end = None
+        if self._open is not None:
+            self._open.started = end
+        return record
+
+    @property
+    def trains(self) -> bool:
+        """Whether a round is under way that will end."""
+        return self._test is None and self._open is not None and self._open.started is not None
+
+    # -- inside --------------------------------------------------------------
+
+    def check_rank(self, rank: int) -> None:
+        """Raises NotFound if a rank is no simulator."""
+        if rank not in self._lanes:
+            raise NotFound(f"rank {rank} is not a simulator of this run ({sorted(self._lanes)})")
+
+    def _day_end(self) -> int:
+        """The first round of the run after the day of the one that is due."""
+        day = max(1, self.rules.rounds)
+        return (self.step // day + 1) * day
+
+    def _begin(self, phase: str, at: Round, cohort: list[str], users: UserTable) -> OpenRound:
+        counts = [users.count(uid) for uid in cohort]
+        lanes = list(self._lanes.values())
+        # Without federation one shard trains all, in the cohort's order.
+        in_order = phase == TRAIN and not self.rules.federated
+        placed = [list(range(len(cohort))), *([] for _ in lanes[1:])] if in_order else place(counts, lanes)
+        weights = self._weights(at, cohort) if phase == TRAIN and self.rules.federated else ()
+        exponent = scale_exponent(weights) if weights else 0
+        by_rank = dict(zip(self._lanes, placed, strict=True))
+        sizes = tuple(len(by_rank[rank]) for rank in self._pushed.group)
+        shares = {
+            rank: Share(
+                uids=tuple(cohort[i] for i in mine),
+                counts=tuple(counts[i] for i in mine),
+                exponent=exponent,
+                cohort_size=len(cohort),
+                sizes=sizes,
+                weights=tuple(weights[i] for i in mine) if weights else (),
+            )
+            for rank, mine in by_rank.items()
+        }
+        return OpenRound(phase, at, cohort, shares)
+
+    def _weights(self, at: Round, cohort: Sequence[str]) -> tuple[float, ...]:
+        """The weights of a cohort in the mean of deltas.
+
+        Raises:
+            BadInput: nobody counts.
+        """
+        if not self.rules.weighs:
+            return (1.0,) * len(cohort)
+        weights = self.users.weights(at.date, cohort)
+        if not any(weights):
+            raise BadInput(
+                f"{where(at)}: all {len(cohort)} users of the cohort have weight 0, so there is no mean of their "
+                "deltas; the trainer's weight must be above 0 for some of any cohort, or --sample-num larger"
+            )
+        return weights
+
+    def share_size(self, rank: int, at: Round, phase: str) -> int:
+        """How many users a simulator reports in the round or evaluation that is on; raises as `push`."""
+        round_ = self._open if phase == TRAIN else self._test
+        return len(self._on(round_, rank, at).share_of(rank, at).uids)
+
+    def _on(self, round_: OpenRound | None, rank: int, at: Round) -> OpenRound:
+        """The round or evaluation that is on."""
+        self.check_rank(rank)
+        if round_ is None:
+            raise WrongState(f"results for {where(at)} came, but no round is on")
+        return round_
+
+    def _finish_round(self, round_: OpenRound) -> RoundRecord:
+        factor = mean_factor(round_.weights, round_.exponent)
+        self.model.move(self._pushed.take(round_), factor, len(round_.cohort))
+        return self._close_round(round_)
+
+    def _close_round(self, round_: OpenRound) -> RoundRecord:
+        self.step += 1
+        # Shards of this machine that wait for it begin with their next users.
+        self.model.stamp(self.step)
+        self._last_end = self._clock()
+        del self._known[round_.at.step]
+        if self._open is not None:
+            self._open.started = self._last_end
+        return round_.record(self._last_end, self._lanes)

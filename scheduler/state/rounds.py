@@ -1,0 +1,103 @@
+"""The values of a round: its rules, a simulator's share, where the time went, the record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import Round, Sampler, TestSampler
+from scheduler.rules.server_optimizers import ServerOptimizer
+from scheduler.state.partition import Exchange
+
+TRAIN, TEST = "train", "test"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a run's rounds are made; the same object on every rank.
+
+    Attributes:
+        seed: of all random streams.
+        sampler: chooses the cohorts.
+        test_sampler: chooses the users that are tested.
+        optimizer: the server step.
+        federated: False for one user after another with no averaging.
+        rounds: rounds a day.
+        exchange: whether simulators add up their sums among themselves.
+    """
+
+    seed: int
+    sampler: Sampler
+    test_sampler: TestSampler
+    optimizer: ServerOptimizer
+    federated: bool = True
+    rounds: int = 100
+    exchange: Exchange = "auto"
+
+    @property
+    def weighs(self) -> bool:
+        """Whether users count by their weight."""
+        return self.federated and self.optimizer.weighted
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """What a run comes to: before that, no simulator may leave.
+
+    Attributes:
+        steps: rounds of all days.
+        last_test: date of the test after them, if there is one.
+    """
+
+    steps: int
+    last_test: str | None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A simulator's part of a cohort.
+
+    Attributes:
+        uids: longest first (in the cohort's order when not federated).
+        counts: examples of each.
+        exponent: grid of the round's sums.
+        cohort_size: users of all simulators.
+        sizes: users of each simulator of the group that exchanges, in its order; empty without one.
+        weights: of each user in the mean; empty where nothing is averaged.
+    """
+
+    uids: tuple[str, ...]
+    counts: tuple[int, ...]
+    exponent: int = 0
+    cohort_size: int = 0
+    sizes: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of a round, mean over shards: fetching, training, handing back, standing idle."""
+
+    pull: float = 0.0
+    train: float = 0.0
+    push: float = 0.0
+    wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A finished round or evaluation.
+
+    Attributes:
+        phase: "train" or "test".
+        at: which round; of an evaluation, the rounds trained before it.
+        results: of each user, in the cohort's order.
+        seconds: wall time of the whole round.
+        timings: where it went.
+    """
+
+    phase: str
+    at: Round
+    results: tuple[UserResult, ...]
+    seconds: float
+    timings: Timings

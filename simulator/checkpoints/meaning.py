@@ -1,0 +1,109 @@
+"""What the results of a run depend on, so that it is resumed as the run it was."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from protos.errors import BadInput
+from scheduler.state.rounds import Rules
+from simulator.checkpoints.description import describe
+from simulator.checkpoints.fingerprint import fingerprint
+from simulator.settings import Settings
+from simulator.settings_fields import flag_of
+
+_PIECES = ("reader", "trainer", "sampler", "test sampler", "server optimizer")
+
+
+def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> tuple[dict[str, Any], list[str]]:
+    """All of it that every rank knows, as plain values.
+
+    Args:
+        settings: of the run.
+        reader: of the page.
+        trainer: of the page; what it takes from the settings is told there.
+        rules: with the samplers and the optimizer that the page has set.
+
+    Returns:
+        "--flag" -> value, name of a piece -> its description; and what of the pieces is known by its class alone.
+    """
+    meaning: dict[str, Any] = {flag_of(name): _plain(value) for name, value in settings.meaning().items()}
+    pieces = (reader, trainer, rules.sampler, rules.test_sampler, rules.optimizer)
+    vague = []
+    for what, piece in zip(_PIECES, pieces, strict=True):
+        told = describe(piece, leave_out=getattr(piece, "takes", ()), elsewhere=(Settings,))
+        meaning[what] = dict(told.texts)
+        vague += [f"{what} {told.texts['']}: {path or 'all of it'}" for path in told.vague]
+    return meaning, vague
+
+
+def pieces_of(meaning: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The descriptions of the pieces, for a person to read."""
+    pieces = {name: meaning[name] for name in _PIECES if name in meaning}
+    return {name: {path or "class": text for path, text in texts.items()} for name, texts in pieces.items()}
+
+
+def with_files(meaning: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The same with the content of `--init`, where this rank sees the file."""
+    if settings.init is None:
+        return dict(meaning)
+    try:
+        content = settings.init.read_bytes()
+    except OSError:
+        return {**meaning, "the content of --init": "not seen by rank 0"}
+    return {**meaning, "the content of --init": hashlib.blake2b(content, digest_size=8).hexdigest()}
+
+
+def check_meaning(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on as another run.
+
+    Raises:
+        BadInput: names everything that differs.
+    """
+    each = "; ".join(f"{name} was {was}, is {has}" for name, was, has in _differences(before, now))
+    if each:
+        raise BadInput(f"--resume: the run cannot go on with other settings: {each}")
+
+
+def differing(rank: int, mine: Mapping[str, Any], first: Mapping[str, Any]) -> str | None:
+    """What a rank was told otherwise than rank 0, in one line; None if nothing."""
+    each = "; ".join(f"{name} is {here} here and {there} there" for name, there, here in _differences(first, mine))
+    if not each:
+        return None
+    return f"rank {rank} has other settings than rank 0: {each}; give all ranks the same command line and files"
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Name and both values of all that differs; of pieces of one class, the attributes that do."""
+    for name in {**one, **other}:
+        first, second = one.get(name), other.get(name)
+        if first == second:
+            continue
+        if not isinstance(first, dict) or not isinstance(second, dict):
+            yield name, _shown(first), _shown(second)
+        elif first.get("") != second.get(""):
+            yield f"the {name}", _shown(first.get("")), _shown(second.get(""))
+        else:
+            for path in {**first, **second}:
+                if first.get(path) != second.get(path):
+                    yield f"{name} {first['']}: {path}", _shown(first.get(path)), _shown(second.get(path))
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A setting's value as JSON holds it, equal in all processes; what JSON does not know is described."""
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return [_plain(each) for each in sorted(value, key=fingerprint)]
+    if isinstance(value, dict):
+        return {str(key): _plain(value[key]) for key in sorted(value, key=fingerprint)}
+    texts = describe(value).texts
+    return texts[""] if len(texts) == 1 else dict(texts)

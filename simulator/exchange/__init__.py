@@ -1,0 +1,1 @@
+"""How parameters and sums travel between a simulator, its peers and the scheduler."""

@@ -1,0 +1,1 @@
+"""Who this process is in the run: launcher, ranks, addresses, signals."""

@@ -1,0 +1,1 @@
+"""What a run leaves and shows: the record, the progress, private files."""

@@ -1,0 +1,1 @@
+"""A run from start to end, on rank 0 and on a simulator."""

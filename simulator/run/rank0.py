@@ -1,0 +1,226 @@
+"""Rank 0's part in a run: the scheduler's server, the record, the checkpoints and what a person sees."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from protos.codec import Tensors
+from protos.errors import FLError
+from scheduler.rules.metrics import TIMES, mean_metrics, user_spread
+from scheduler.rules.samplers import NoTestSampler
+from scheduler.service.coordinator import Coordinator
+from scheduler.service.messages import Layout
+from scheduler.service.server import start_scheduler_server
+from scheduler.state.checkpoints import Marks, Offer, Schedule, Segment, Snapshot
+from scheduler.state.rounds import TEST, TRAIN, RoundRecord, Rules, RunEnd
+from scheduler.state.stopping import Stop, StopRequest
+from simulator.checkpoints.files import FOLDER, Checkpoint, CheckpointFolder
+from simulator.checkpoints.meaning import pieces_of, with_files
+from simulator.checkpoints.resume import open_record
+from simulator.days import plan_days
+from simulator.launch.role_maker import FLSimRoleMaker
+from simulator.output.progress import RunProgress
+from simulator.output.record import RunRecord
+from simulator.settings import Settings
+from simulator.users.scratch import ScratchFolder
+
+logger = logging.getLogger(__name__)
+
+# For the processes of a run that has stopped to end.
+_GONE_SECONDS = 10.0
+
+
+class SchedulerService:
+    """The listener of a run's coordinator.
+
+    Args:
+        role: of rank 0.
+        settings: of the run.
+        rules: of its rounds.
+        meaning: the settings that the run's results depend on.
+
+    Raises:
+        FLError: the folder of the record cannot be used, or there is nothing there to go on from.
+    """
+
+    def __init__(self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any]) -> None:
+        self._settings, self._rules = settings, rules
+        self._meaning = with_files(meaning, settings)
+        # From here on nobody else touches the folder.
+        self._folder, self._found = open_record(settings, self._meaning)
+        output = self._folder.path
+        shown = settings.model_dump(mode="json", exclude={"config", "resume"})
+        self.checkpoints = CheckpointFolder(output / FOLDER)
+        self.record = RunRecord(
+            output, {**shown, "output": str(output)}, pieces=pieces_of(meaning), resumed=self.resumed
+        )
+        if self.resumed:
+            self.record.check(next(iter(self._found.values())).marks)
+        self.progress = RunProgress(settings.progress)
+        self._last_test: RoundRecord | None = None
+        # The last checkpoint that is whole.
+        self._safe: int | None = max(self._found, default=None)
+        self._seconds = dict.fromkeys(TIMES, 0.0)
+        self._rounds = 0
+        schedule = Schedule(settings.checkpoint_every)
+        self.coordinator = Coordinator(rules, role.simulator_ranks, self, self._end_of, schedule, settings.grace)
+        self._server: grpc.Server
+        # Of the socket, until all are connected.
+        self._sockets = ScratchFolder()
+        where, simulators = role.where_to_listen(self._sockets.path), len(role.simulator_ranks)
+        try:
+            self._server, self.address = start_scheduler_server(
+                self.coordinator, where, simulators, role.gate, role.keys.credentials
+            )
+        except FLError:
+            self._sockets.remove()
+            raise
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return bool(self._found)
+
+    # -- Listener ------------------------------------------------------------------
+
+    def on_layout(self, layout: Layout) -> None:
+        """All simulators have joined, and keep their connections."""
+        self._sockets.remove()
+        self.record.on_layout(layout)
+        self.progress.on_layout(layout)
+        self.progress.begin(self._end_of(layout.days).steps)
+
+    def on_initial(self, params: Tensors) -> None:
+        """The initial parameters are there."""
+        self.record.on_initial(params)
+        self.progress.on_initial(params)
+
+    def on_record(self, record: RoundRecord) -> None:
+        """A round or a test is over."""
+        self.record.on_record(record)
+        self.progress.on_record(record)
+        if record.phase == TRAIN:
+            self._rounds += 1
+            self._seconds["seconds"] += record.seconds
+            for part in TIMES[1:]:
+                self._seconds[part] += getattr(record.timings, part)
+        elif record.phase == TEST:
+            self._last_test = record
+            logger.info("%s", _describe_test(record))
+
+    def _end_of(self, days: Sequence[str]) -> RunEnd:
+        """What the run comes to, when all days are known."""
+        test = not isinstance(self._rules.test_sampler, NoTestSampler)
+        plans = plan_days(days, train_last_day=self._settings.train_last_day, test=test)
+        return RunEnd(len(plans) * self._rules.rounds, plans[-1].test_date)
+
+    # -- checkpoints -----------------------------------------------------------------
+
+    def mark(self) -> Marks:
+        """How far the record goes."""
+        return self.record.mark()
+
+    def sync(self) -> None:
+        """Returns when all of the record is on the disk itself."""
+        self.record.sync()
+
+    def on_checkpoint(self, snapshot: Snapshot, marks: Marks, segments: Sequence[Segment]) -> None:
+        """All parts of a checkpoint are there."""
+        self.checkpoints.write(Checkpoint(snapshot, marks, self._meaning, tuple(segments)))
+        self._safe = snapshot.step
+        logger.debug("checkpoint after %d rounds", snapshot.step)
+
+    def offers(self) -> list[Offer]:
+        """The checkpoints the run may go on from, newest first; empty for a new run."""
+        return [checkpoint.offer for checkpoint in self._found.values()]
+
+    def on_restore(self, step: int) -> Snapshot:
+        """The run goes on from a checkpoint."""
+        checkpoint = self._found[step]
+        self.record.cut(checkpoint.marks, step)
+        self.checkpoints.forget_after(step)
+        self.progress.skip(step)
+        self._safe = step
+        logger.info("resumed after round %d of the run, date %s", step, checkpoint.snapshot.date)
+        return checkpoint.snapshot
+
+    # -- the run ---------------------------------------------------------------------
+
+    def request_stop(self, reason: str) -> None:
+        """Has the run stop before its last round; called from another thread."""
+        self.coordinator.stop(StopRequest(f"{reason} at rank 0", grace=self._settings.grace))
+
+    def wait(self) -> None:
+        """Waits until all simulators have left."""
+        self.coordinator.wait_finished()
+
+    @property
+    def seen_alone(self) -> str | None:
+        """Why the run has failed, if nobody else says it: a simulator that is gone cannot."""
+        failure = self.coordinator.failure
+        if failure is None or (failure.startswith("rank ") and " is gone" not in failure):
+            return None
+        return failure
+
+    @property
+    def way_on(self) -> str | None:
+        """How a run that has failed can go on, if it can."""
+        if self._safe is None or not self.checkpoints.has(self._safe) or not self.record.is_there:
+            return None
+        return f"--resume {self.record.folder} goes on after round {self._safe} of the run"
+
+    def finish(self) -> Stop | None:
+        """Waits for the end of the run; returns how it has stopped if that was before its last round."""
+        self.coordinator.wait_finished()
+        stop = self.coordinator.stopped
+        if stop is not None:
+            # The last to leave: a launcher ends what is left when a process leaves with a status.
+            self.coordinator.wait_gone(_GONE_SECONDS)
+        self._server.stop(1.0)
+        self._sockets.remove()
+        self.progress.end()
+        if stop is not None:
+            self._folder.release()
+        return stop
+
+    def results(self) -> list[str]:
+        """Writes the final parameters of a finished run; returns what is to be said of it, its results last."""
+        self.record.save_params("final", self.coordinator.final_params())
+        self._folder.release()
+        return self._summary()
+
+    def _summary(self) -> list[str]:
+        """Where the time went, where the record is, and the last test: its top1, or all it has where there is none."""
+        lines = []
+        if self._rounds:
+            whole = self._seconds["seconds"]
+            parts = ", ".join(f"{k} {v / whole:.0%}" for k, v in self._seconds.items() if k != "seconds")
+            lines.append(f"{self._rounds} rounds in {whole:.1f} s: {parts}")
+        lines.append(f"record in {self.record.folder}")
+        if self._last_test is not None:
+            metrics = mean_metrics(self._last_test.results)
+            if "top1" in metrics:
+                lines.append(f"infer results: {metrics['top1']:.6f}")
+            else:
+                lines.append("infer results: " + ", ".join(f"{name} {value:.6f}" for name, value in metrics.items()))
+        return lines
+
+    def abandon(self, message: str) -> None:
+        """Ends the run for all simulators and closes the server."""
+        self.coordinator.fail(message)
+        self._sockets.remove()
+        self._server.stop(0.2).wait(1.0)
+
+
+def _describe_test(record: RoundRecord) -> str:
+    metrics = mean_metrics(record.results)
+    values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    text = f"test on {record.at.date} after {record.at.round} rounds: {len(record.results)} users, {values}"
+    if "top1" in metrics:
+        spread = user_spread(record.results, "top1")
+        text += "; top1 of users: " + ", ".join(f"{name} {value:.4f}" for name, value in spread.items())
+    return text

@@ -1,0 +1,1 @@
+"""The simulator's side of its worker processes: jobs, the work queue, who lives and who died."""

@@ -1,0 +1,248 @@
+"""What a simulator asks of its shards and what they answer, over a private pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from protos.codec import Tensors, TensorSpec
+from protos.gate import Keys
+from protos.shared_arrays import MemoryHandle
+from scheduler.rules.exact_sum import Sums
+from scheduler.rules.metrics import UserResult
+from scheduler.rules.samplers import Round
+from scheduler.state.rounds import Share, Timings
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """What a shard needs to know from the start.
+
+    Attributes:
+        index: of the shard within its simulator, from 0.
+        rank: of the simulator.
+        seed: of the run.
+        weighted: whether users count by their weight.
+        private: patterns, or None for the model's own.
+        reader: the reader.
+        trainer: the trainer.
+        store: folder of the simulator's store of users.
+        params_fd: unnamed file of the shared parameters.
+        sums_fd: unnamed file of this shard's sums.
+        queue_fd: unnamed file of the work queue.
+        linger: whether to look for the next job for a moment before falling asleep.
+    """
+
+    index: int
+    rank: int
+    seed: int
+    weighted: bool
+    private: tuple[str, ...] | None
+    reader: Any
+    trainer: Any
+    store: Path
+    params_fd: int
+    sums_fd: int
+    queue_fd: int
+    linger: bool = True
+
+
+@dataclass(frozen=True)
+class Connect:
+    """The data servers of the run, and what opens their doors: over the pipe, so that it is nowhere else to be seen."""
+
+    addresses: Mapping[int, str]
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Run the reader's `prepare`; answered with its JSON."""
+
+    data: Path
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the reader's `prepare` gave."""
+
+    shared: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReadFiles:
+    """Read files of a day from the queue; answered with `ReadUsers`."""
+
+    date: str
+    split: str
+    files: tuple[tuple[int, Path], ...]
+
+
+@dataclass(frozen=True)
+class WeighUsers:
+    """Weigh users from the queue whose examples came in several pieces; answered with uid -> weight."""
+
+    date: str
+    uids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BuildModel:
+    """Build the model; answered with a `ModelSchema`."""
+
+
+@dataclass(frozen=True)
+class ModelSchema:
+    """What the model's parameters look like; shared ones in the model's order."""
+
+    shared: dict[str, TensorSpec]
+    private: dict[str, TensorSpec]
+
+
+@dataclass(frozen=True)
+class Attach:
+    """Map the shared arrays; `write_initial` has this shard write its own values to them."""
+
+    shared: dict[str, TensorSpec]
+    write_initial: bool
+
+
+@dataclass(frozen=True)
+class UseMemory:
+    """Read the shared parameters from the scheduler's own memory from now on."""
+
+    handle: MemoryHandle
+
+
+@dataclass(frozen=True)
+class StartPrivate:
+    """Private values that take the place of the model's own (from `--init`)."""
+
+    given: Tensors
+
+
+@dataclass(frozen=True)
+class TrainShare:
+    """Train users from the queue, adding their weighted deltas to this shard's sums."""
+
+    at: Round
+    share: Share
+
+
+@dataclass(frozen=True)
+class TrainInTurn:
+    """Train users from the queue one after another, with no averaging; the result goes to `result_room`."""
+
+    at: Round
+    share: Share
+
+
+@dataclass(frozen=True)
+class EvaluateShare:
+    """Evaluate users from the queue."""
+
+    at: Round
+    share: Share
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """The job after the one under way, to get ready for.
+
+    It begins with `Go`, or as soon as the memory of the parameters tells that they are those it asks for.
+
+    Attributes:
+        job: to come.
+        lanes: shards that take from its share.
+    """
+
+    job: TrainShare
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Go:
+    """Begin with what was told `Ahead`; not answered, and nothing to one that has begun."""
+
+
+# What a shard must have done before it can train: given again, in the order in which
+# they first were, to one that takes the place of a dead one.
+LASTING = (Connect, Setup, BuildModel, Attach, UseMemory, StartPrivate)
+# Jobs whose parts are taken from the queue, so that another shard can do them after a death.
+QUEUED = (ReadFiles, WeighUsers, TrainShare, TrainInTurn, EvaluateShare)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Leave."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job's answer."""
+
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class ShareResult:
+    """What a shard did of a share.
+
+    Attributes:
+        results: of the users it took.
+        timings: its own seconds; wait is filled in by the pool.
+    """
+
+    results: list[UserResult] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job failed.
+
+    Attributes:
+        where: which file, or uid, date and round.
+        message: one line if the input is to blame, else a traceback.
+        bad_input: whether the input is to blame.
+    """
+
+    where: str
+    message: str
+    bad_input: bool
+
+
+def describe_turn(uid: str, at: Round) -> str:
+    """Whose turn it is, for errors."""
+    return f"date {at.date}, round {at.round}, uid {uid!r}"
+
+
+def describe_part(job: Any, number: int) -> str:
+    """A numbered part of a `QUEUED` job, for errors."""
+    if isinstance(job, ReadFiles):
+        return f"file {job.files[number][1]}"
+    if isinstance(job, WeighUsers):
+        return f"date {job.date}, uid {job.uids[number]!r}"
+    return describe_turn(job.share.uids[number], job.at)
+
+
+def describe_again(job: Any, parts: int) -> str:
+    """What is done again of a `QUEUED` job."""
+    kinds = {ReadFiles: ("file", "read"), WeighUsers: ("user", "weighed"), EvaluateShare: ("user", "tested")}
+    what, done = kinds.get(type(job), ("user", "trained"))
+    return f"{parts} {what} is {done} again" if parts == 1 else f"{parts} {what}s are {done} again"
+
+
+def result_room(sums: Sums, shared: Mapping[str, TensorSpec]) -> Tensors:
+    """Where the result of `TrainInTurn` goes: the memory of a shard's sums, which nothing else needs then.
+
+    A shard may die while it writes there.  What it read stays as it was, for the one that does it again.
+    """
+    return {
+        name: sums.totals[name].reshape(-1).view(spec.dtype)[: prod(spec.shape)].reshape(spec.shape)
+        for name, spec in shared.items()
+    }

@@ -1,0 +1,1 @@
+"""The users of one simulator: their examples and private parameters, by uid."""

@@ -1,0 +1,1 @@
+"""What runs inside a worker process, the only kind that loads Paddle."""
