@@ -11,7 +11,7 @@ from protos.errors import BadInput, TooLarge
 from protos.payloads import join_bundles, join_users, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import tensor_pb2
-from simulator import store as store_module
+from simulator.users import store as store_module
 from simulator.users.store import UserRecord, UserStore
 
 quick = settings(derandomize=True, max_examples=80, deadline=None)
