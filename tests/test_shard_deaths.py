@@ -221,7 +221,7 @@ def test_a_shard_that_cannot_be_replaced_ends_the_run(references, tmp_path, orde
 
 def shards_of(process):
     """The shards by their number over all ranks, as they were started."""
-    return [each for each in tree(process) if "simulator.worker.shard" in " ".join(each.cmdline())]
+    return [each for each in tree(process) if "simulator.worker.main" in " ".join(each.cmdline())]
 
 
 @pytest.mark.parametrize("which", [[0], [1], [2], [3], [0, 1, 2, 3]], ids=str)
