@@ -290,7 +290,7 @@ def test_an_evaluation_gathers_all_users_and_moves_nothing():
     record = state.report_test(1, when, [UserResult("x", 5, 0.0, {})], NO_TIME)
     assert (record.phase, record.at, [r.uid for r in record.results]) == ("test", when, ["a", "x", "y"])
     assert (frozen(state.model.params), state.step) == before
-    assert state.rules.optimizer.state_dict() == {}
+    assert state.model._slots.state_dict() == {}
     assert share(state, 1, DAY, 1, 0).uids == ("a",)
 
 

@@ -15,6 +15,8 @@ from scheduler.rules.server_optimizers import (
     ServerOptimizer,
     Sum,
 )
+from scheduler.rules.step import Step
+from scheduler.state.server_step import Slots, move
 
 # Means below are multiples of 2**-10, so the integer sums hold them exactly.
 FACTOR = 2.0**-10
@@ -29,8 +31,23 @@ MAKERS = {
 }
 
 
-def step(optimizer, param, mean, cohort_size=1, name="w"):
-    optimizer.apply(name, param, [Sums.whole({name: grid(mean, param.shape)})], FACTOR, cohort_size)
+class Server:
+    """An optimizer, and its slots."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.slots = optimizer, Slots()
+
+    def apply(self, name, param, sums, factor, cohort_size):
+        at = Step(7, "20200101", 1, 0, cohort_size, 100)
+        move(name, param, sums, factor, self.optimizer, self.slots, at)
+
+    def state_dict(self):
+        return self.slots.state_dict()
+
+
+def step(server, param, mean, cohort_size=1, name="w"):
+    server = server if isinstance(server, Server) else Server(server)
+    server.apply(name, param, [Sums.whole({name: grid(mean, param.shape)})], FACTOR, cohort_size)
 
 
 def grid(mean, shape):
@@ -39,10 +56,10 @@ def grid(mean, shape):
 
 def two_steps(optimizer, first, second, cohort_size=1):
     """x after each of two steps from x = 1."""
-    x = np.array([1.0])
-    step(optimizer, x, [first], cohort_size)
+    server, x = Server(optimizer), np.array([1.0])
+    step(server, x, [first], cohort_size)
     middle = x[0]
-    step(optimizer, x, [second], cohort_size)
+    step(server, x, [second], cohort_size)
     return [middle, x[0]]
 
 
@@ -108,9 +125,10 @@ def test_the_three_differ_in_the_second_moment_alone():
         ("adam", FedAdam(0.1, 0.9, 0.75, 1.0)),
         ("yogi", FedYogi(0.1, 0.9, 0.75, 1.0)),
     ):
-        step(optimizer, np.array([0.0]), [0.5])
-        assert optimizer.state_dict()["w/m"] == near(0.05)
-        held[name] = optimizer.state_dict()["w/v"][0]
+        server = Server(optimizer)
+        step(server, np.array([0.0]), [0.5])
+        assert server.state_dict()["w/m"] == near(0.05)
+        held[name] = server.state_dict()["w/v"][0]
     assert held == {"adagrad": 1.25, "adam": 0.8125, "yogi": 0.9375}
 
 
@@ -134,15 +152,15 @@ def test_only_sum_counts_every_user_once():
 def test_a_restored_optimizer_continues_to_the_bit(name):
     rng = np.random.default_rng(1)
     means = rng.normal(size=(4, 6))
-    whole, x = MAKERS[name](), np.ones((2, 3), np.float32)
+    whole, x = Server(MAKERS[name]()), np.ones((2, 3), np.float32)
     for mean in means:
         step(whole, x, mean, 3, "layer/w")
 
-    before, y = MAKERS[name](), np.ones((2, 3), np.float32)
+    before, y = Server(MAKERS[name]()), np.ones((2, 3), np.float32)
     for mean in means[:2]:
         step(before, y, mean, 3, "layer/w")
-    after = MAKERS[name]()
-    after.load_state_dict({key: value.copy() for key, value in before.state_dict().items()})
+    after = Server(MAKERS[name]())
+    after.slots.load_state_dict({key: value.copy() for key, value in before.state_dict().items()})
     for mean in means[2:]:
         step(after, y, mean, 3, "layer/w")
 
@@ -154,8 +172,8 @@ def test_a_restored_optimizer_continues_to_the_bit(name):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_state_is_kept_by_parameter(name):
-    optimizer = MAKERS[name]()
-    alone, x, y = MAKERS[name](), np.zeros(1), np.zeros(1)
+    optimizer = Server(MAKERS[name]())
+    alone, x, y = Server(MAKERS[name]()), np.zeros(1), np.zeros(1)
     for mean in ([0.5], [0.25]):
         step(optimizer, x, mean, 1, "a")
         step(optimizer, np.zeros(1), [8.0], 1, "b")
@@ -170,7 +188,7 @@ def test_how_parameters_are_cut_does_not_matter(name):
     x = rng.normal(size=size).astype(np.float32)
     cuts = [slice(0, 5), slice(5, BLOCK + 1), slice(BLOCK + 1, size)]
     pieces = [x[cut].copy() for cut in cuts]
-    whole, cut_up = MAKERS[name](), MAKERS[name]()
+    whole, cut_up = Server(MAKERS[name]()), Server(MAKERS[name]())
     for mean in rng.normal(size=(2, size)):
         step(whole, x, mean, 2)
         for number, (piece, cut) in enumerate(zip(pieces, cuts, strict=True)):
@@ -184,7 +202,7 @@ def test_any_number_of_accumulators_and_untouched_rows_make_the_same_step(name):
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 3)).astype(np.float32)
     y = x.copy()
-    whole, split = MAKERS[name](), MAKERS[name]()
+    whole, split = Server(MAKERS[name]()), Server(MAKERS[name]())
     for _ in range(2):
         totals = rng.integers(-(2**12), 2**12, size=(2, 4, 3))
         touched = np.array([[True, False, True, False], [False, False, True, False]])
@@ -198,7 +216,7 @@ def test_any_number_of_accumulators_and_untouched_rows_make_the_same_step(name):
 def test_touched_rows_of_many_blocks_move_and_no_others():
     param, totals = np.ones((400, 256), np.float32), np.full((400, 256), 3)
     touched = np.arange(400) % 3 != 0  # 266 rows of 256: more than two blocks
-    FedAvg(1.0).apply("w", param, [Sums({"w": totals}, {"w": touched})], 0.5, 1)
+    Server(FedAvg(1.0)).apply("w", param, [Sums({"w": totals}, {"w": touched})], 0.5, 1)
     assert (param[touched] == 2.5).all()
     assert (param[~touched] == 1.0).all()
 
@@ -241,10 +259,10 @@ class Averaging(ServerOptimizer):
     def initial_slot(self, slot):
         return 1.0 if slot == "sum" else 0.0
 
-    def step(self, x, mean, state, cohort_size):
-        state["steps"] += 1
-        state["sum"] += mean
-        return x + self.learning_rate * state["sum"] / state["steps"]
+    def step(self, x, mean, slots, at):
+        slots["steps"] += 1
+        slots["sum"] += mean
+        return x + self.learning_rate * slots["sum"] / slots["steps"]
 
 
 def test_an_optimizer_of_ones_own_needs_slots_and_a_step():

@@ -65,7 +65,7 @@ class OneShard:
         sizes = [SIZES[uid] for uid in uids]
         share = Share(tuple(uids), tuple(sizes), 6, len(SIZES), weights=tuple(map(float, sizes)))
         self.shard._queue.fill(len(uids))
-        result = self.shard.run(kind(at, share))
+        result = self.shard.run(kind(at, share, *([DAY] if kind is jobs.EvaluateShare else [])))
         names = self.shard._model.shared if kind is jobs.TrainShare else ()
         sums = {name: self.shard._sums.settle(name).copy() for name in names}
         return {r.uid: r.metrics for r in result.results}, sums

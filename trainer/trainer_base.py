@@ -41,6 +41,7 @@ class LocalUser(Protocol):
         round: of the day, from 1; in an evaluation the rounds trained before it.
         rng: its own random stream, from (seed, date, round, uid).  Paddle's,
             NumPy's and Python's global generators are seeded from it too.
+        training: its training examples of the day; in a test without rows if it has none.
     """
 
     @property
@@ -51,6 +52,11 @@ class LocalUser(Protocol):
     def round(self) -> int: ...  # noqa: D102
     @property
     def rng(self) -> np.random.Generator: ...  # noqa: D102
+    @property
+    def training(self) -> Examples: ...  # noqa: D102
+
+    def before_step(self) -> None:
+        """To be called between backward and each optimizer step: here an algorithm corrects gradients."""
 
 
 class LocalOptimizer(Protocol):
@@ -216,6 +222,7 @@ class TrainerBase(ABC):
             for batch in self.batches(examples, user.rng if self.shuffle else None):
                 loss, metrics, state = self.forward(model, batch, state)
                 loss.backward()
+                user.before_step()
                 optimizer.step()
                 optimizer.clear_grad()
                 add_metrics(totals, metrics)

@@ -207,15 +207,7 @@ class ExactSum:
         total, touched = self._sums.totals[name], self._sums.touched[name]
         put = _Put(name, uid, math.ldexp(weight, FRACTION_BITS - self._exponent))
         if rows is None:
-            fresh = False
-            if name not in self._whole:
-                fresh = not touched.any()
-                if fresh:
-                    touched.fill(True)
-                else:
-                    self._sums.settle(name)
-                self._whole.add(name)
-            self._take_flat(put, new.reshape(-1), old.reshape(-1), total.reshape(-1), fresh=fresh)
+            self._take_flat(put, new.reshape(-1), old.reshape(-1), total.reshape(-1), fresh=self._whole_now(name))
             return
         by_row = _by_row(total)
         by_row[rows[~touched[rows]]] = 0
@@ -227,6 +219,38 @@ class ExactSum:
         by_row[rows] += part
         _by_row(new)[rows] = before
 
+    def add(self, name: str, sent: Array, weight: float, uid: str, exponent: int | None = None) -> None:
+        """Adds weight * sent.
+
+        Args:
+            name: of the array.
+            sent: float array of its shape.
+            weight: the user's weight.
+            uid: for the error.
+            exponent: of the grid, for an array in whose mean users have other weights.
+
+        Raises:
+            BadInput: as `take`.
+        """
+        put = _Put(name, uid, math.ldexp(weight, FRACTION_BITS - (self._exponent if exponent is None else exponent)))
+        fresh, total, flat = self._whole_now(name), self._sums.totals[name].reshape(-1), sent.reshape(-1)
+        for start in range(0, total.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            self._put(put, flat[part], total[part], fresh=fresh)
+
+    def _whole_now(self, name: str) -> bool:
+        """From now on all rows of a parameter mean something; returns whether nothing was added to any so far."""
+        if name in self._whole:
+            return False
+        self._whole.add(name)
+        touched = self._sums.touched[name]
+        fresh = not touched.any()
+        if fresh:
+            touched.fill(True)
+        else:
+            self._sums.settle(name)
+        return fresh
+
     def _take_flat(self, put: _Put, new: Array, old: Array, total: Int64, *, fresh: bool) -> None:
         room = self._deltas.get(new.dtype)
         if room is None:
@@ -234,32 +258,36 @@ class ExactSum:
         for start in range(0, total.size, BLOCK):
             part = slice(start, start + BLOCK)
             now, before, target = new[part], old[part], total[part]
-            delta, grid = room[: target.size], self._scratch[: target.size]
+            delta = room[: target.size]
             with np.errstate(invalid="ignore"):  # infinity minus infinity; the check below names it
                 np.subtract(now, before, out=delta)
-            # One pass that bounds every element and lets no NaN or infinity by.
-            bound = math.sqrt(float(np.dot(delta, delta))) * _MARGIN
-            if bound == 0.0:
-                if fresh:
-                    target.fill(0)
-                np.copyto(now, before)  # a zero may have changed its sign
-                continue
-            exact = not bound * put.factor < self._fast_limit
-            if exact:
-                self._check(put, float(delta.min()), float(delta.max()))
-            np.copyto(grid, delta)
-            np.multiply(grid, put.factor, out=grid)
-            if exact:
-                bits = np.rint(grid).astype(np.int64)
-                if fresh:
-                    target[...] = bits
-            else:
-                np.add(grid, _MAGIC, out=grid)
-                bits = grid.view(np.int64)
-                np.subtract(bits, _MAGIC_BITS, out=target if fresh else bits)
-            if not fresh:
-                np.add(target, bits, out=target)
+            self._put(put, delta, target, fresh=fresh)
             np.copyto(now, before)
+
+    def _put(self, put: _Put, delta: Array, target: Int64, *, fresh: bool) -> None:
+        """Adds a block to its sum, or sets it where there is nothing yet."""
+        # One pass that bounds every element and lets no NaN or infinity by.
+        bound = math.sqrt(float(np.dot(delta, delta))) * _MARGIN
+        if bound == 0.0:
+            if fresh:
+                target.fill(0)
+            return
+        grid = self._scratch[: target.size]
+        exact = not bound * put.factor < self._fast_limit
+        if exact:
+            self._check(put, float(delta.min()), float(delta.max()))
+        np.copyto(grid, delta)
+        np.multiply(grid, put.factor, out=grid)
+        if exact:
+            bits = np.rint(grid).astype(np.int64)
+            if fresh:
+                target[...] = bits
+        else:
+            np.add(grid, _MAGIC, out=grid)
+            bits = grid.view(np.int64)
+            np.subtract(bits, _MAGIC_BITS, out=target if fresh else bits)
+        if not fresh:
+            np.add(target, bits, out=target)
 
     def _check(self, put: _Put, low: float, high: float) -> None:
         """Refuses what the sum cannot hold."""

@@ -25,21 +25,28 @@ class UserResult:
         examples: of its data.
         weight: of its delta in the mean; 0 where nothing is averaged.
         metrics: name -> (sum, count).
+        scalars: the same, for the server step.
     """
 
     uid: str
     examples: int
     weight: float
     metrics: Mapping[str, Pair] = field(default_factory=dict)
+    scalars: Mapping[str, Pair] = field(default_factory=dict)
 
 
 def reduce_metrics(results: Sequence[UserResult]) -> dict[str, Pair]:
     """The sums and counts over users, correctly rounded (so the same in any order)."""
-    names = sorted({name for result in results for name in result.metrics})
+    return reduce_pairs([result.metrics for result in results])
+
+
+def reduce_pairs(each: Sequence[Mapping[str, Pair]]) -> dict[str, Pair]:
+    """The sums and counts of pairs by name, correctly rounded."""
+    names = sorted({name for pairs in each for name in pairs})
     return {
         name: (
-            _sum([r.metrics[name][0] for r in results if name in r.metrics]),
-            _sum([r.metrics[name][1] for r in results if name in r.metrics]),
+            _sum([pairs[name][0] for pairs in each if name in pairs]),
+            _sum([pairs[name][1] for pairs in each if name in pairs]),
         )
         for name in names
     }

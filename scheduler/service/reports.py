@@ -19,7 +19,10 @@ MAX_METRICS = 100
 def result_to_message(result: UserResult) -> pb.UserResult:
     """One user's result as a message."""
     metrics = {name: pb.Metric(sum=total, count=count) for name, (total, count) in result.metrics.items()}
-    return pb.UserResult(uid=result.uid, examples=result.examples, weight=result.weight, metrics=metrics)
+    message = pb.UserResult(uid=result.uid, examples=result.examples, weight=result.weight, metrics=metrics)
+    for name, (total, count) in result.scalars.items():
+        message.scalars[name].CopyFrom(pb.Metric(sum=total, count=count))
+    return message
 
 
 def result_from_message(message: pb.UserResult) -> UserResult:
@@ -27,11 +30,12 @@ def result_from_message(message: pb.UserResult) -> UserResult:
 
     Raises:
         TooLarge: a uid or a metric's name beyond its bound, too many metrics.
-        BadInput: a weight that is none, a metric's count that is negative or not finite.
+        BadInput: a weight that is none, a metric's count that is negative or not finite, a scalar that is not finite.
     """
     uid = check_uid(message.uid)
-    if len(message.metrics) > MAX_METRICS:
-        raise TooLarge(f"uid {uid!r}: {len(message.metrics)} metrics; at most {MAX_METRICS} are allowed")
+    for what, pairs in (("metrics", message.metrics), ("scalars", message.scalars)):
+        if len(pairs) > MAX_METRICS:
+            raise TooLarge(f"uid {uid!r}: {len(pairs)} {what}; at most {MAX_METRICS} are allowed")
     check_weight(uid, message.weight)
     metrics = {}
     for name, pair in message.metrics.items():
@@ -42,7 +46,15 @@ def result_from_message(message: pb.UserResult) -> UserResult:
         if not (math.isfinite(pair.count) and pair.count >= 0):
             raise BadInput(f"uid {uid!r}: metric {name!r} has a count of {pair.count}; it must be finite, not negative")
         metrics[name] = (pair.sum, pair.count)
-    return UserResult(uid, message.examples, message.weight, metrics)
+    scalars = {}
+    for name, pair in message.scalars.items():
+        check_name(f"uid {uid!r}: a scalar's name", name)
+        if not (math.isfinite(pair.sum) and math.isfinite(pair.count) and pair.count >= 0):
+            raise BadInput(
+                f"uid {uid!r}: scalar {name!r} is ({pair.sum}, {pair.count}): its training diverged; lower --lr"
+            )
+        scalars[name] = (pair.sum, pair.count)
+    return UserResult(uid, message.examples, message.weight, metrics, scalars)
 
 
 def report_head(rank: int, at: Round, results: Sequence[UserResult]) -> Iterator[pb.RoundReport]:
@@ -73,6 +85,7 @@ class ReportReader:
         self._users = users
         self._limit = MAX_USERS
         self._names: set[str] = set()
+        self._scalars: set[str] = set()
         self.rank = -1
         self.at: Round | None = None
         self.results: list[UserResult] = []
@@ -114,9 +127,12 @@ class ReportReader:
             self._limit = self._users(self.rank, self.at)
 
     def _take(self, result: UserResult) -> None:
-        self._names.update(result.metrics)
-        if len(self._names) > MAX_METRICS:
-            raise TooLarge(f"rank {self.rank}: the users have more than {MAX_METRICS} different metrics")
+        for names, what, here in (
+            (self._names, "metrics", result.metrics), (self._scalars, "scalars", result.scalars),
+        ):  # fmt: skip
+            names.update(here)
+            if len(names) > MAX_METRICS:
+                raise TooLarge(f"rank {self.rank}: the users have more than {MAX_METRICS} different {what}")
         self.results.append(result)
 
     def finish(self) -> tuple[int, Round, list[UserResult], Timings]:

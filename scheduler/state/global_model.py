@@ -1,4 +1,4 @@
-"""The parameters that all users share: how they begin, where they lie, and how a round moves them."""
+"""What all users share, the model and an algorithm's groups: how it begins, where it lies, how a round moves it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,38 @@ import numpy as np
 from protos.codec import Tensors, TensorSpec, specs
 from protos.errors import AlreadyDone, BadInput, Forbidden, WrongState
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
-from scheduler.rules.exact_sum import Sums
-from scheduler.rules.server_optimizers import ServerOptimizer
+from scheduler.rules.algorithm import Shapes, Weight
+from scheduler.rules.exact_sum import Sums, mean_factor, scale_exponent
+from scheduler.rules.server_rule import ServerRule
+from scheduler.rules.step import Step
 from scheduler.state.checkpoints import Snapshot, copy_into
+from scheduler.state.rounds import Rules
+from scheduler.state.server_step import Slots, filters_on_mean, move
+
+# Between the name of a group and that of an array of it; no parameter's name has it.
+OF = "/"
 
 
 class GlobalModel:
-    """The shared parameters, in memory that simulators of this machine can map, and the server optimizer.
+    """The shared arrays, in memory that simulators of this machine can map, and the rules that move them.
+
+    An array of a group is called "group/array", one of the model by the parameter's name alone.
 
     Attributes:
-        params: the shared parameters; None before there are any.
-        private: names of the private ones, which never come here.
+        params: all shared arrays; None before there are any.
+        private: names of the private parameters, which never come here.
 
     Args:
-        optimizer: makes the server step.
+        rules: of the run.
     """
 
-    def __init__(self, optimizer: ServerOptimizer) -> None:
+    def __init__(self, rules: Rules) -> None:
         self.params: Tensors | None = None
         self.private: frozenset[str] = frozenset()
-        self._optimizer = optimizer
+        self._rules = rules
+        self._slots = Slots()
+        # By array: what moves it, and how users count in its mean.
+        self._moved_by: dict[str, tuple[ServerRule, Weight]] = {}
         self._restored: Snapshot | None = None
         # Memory for snapshots that is free: parameters and the optimizer's state.
         self._room: list[tuple[Tensors, Tensors]] = []
@@ -56,6 +68,7 @@ class GlobalModel:
         if self._restored is not None:
             _check_model(self._restored, params, private)
             params = self._restored.params
+        self._moved_by = self._rules_of(params)
         self._memory = SharedArrays(unnamed_file("flsim-global"), specs(params), create=True)
         for name, value in params.items():
             # Without -0.0, which adding nothing would turn into 0.0.
@@ -90,14 +103,48 @@ class GlobalModel:
 
     # -- rounds --------------------------------------------------------------------
 
-    def move(self, sums: Sequence[Sums], factor: float, cohort_size: int) -> None:
-        """The server step; see `ServerOptimizer.apply`.
+    def move(self, sums: Sequence[Sums], weights: Sequence[float], at: Step) -> None:
+        """The server step.
+
+        Args:
+            sums: of what the users have sent.
+            weights: of the users.
+            at: the round.
 
         Raises:
-            BadInput: a new value is not finite; the parameters are left half-way.
+            BadInput: a new value is not finite; the arrays are left half-way.
         """
+        equal = (1.0,) * at.cohort
+        factors: dict[Weight, float] = {
+            "user": mean_factor(weights, scale_exponent(weights)),
+            "one": mean_factor(equal, scale_exponent(equal)),
+        }
         for name, value in self.need_params().items():
-            self._optimizer.apply(name, value, sums, factor, cohort_size)
+            rule, weight = self._moved_by[name]
+            on_mean = () if OF in name else filters_on_mean(self._rules.filters, name, at)
+            move(name, value, sums, factors[weight], rule, self._slots, at, on_mean)
+
+    def _rules_of(self, params: Tensors) -> dict[str, tuple[ServerRule, Weight]]:
+        """What moves each array, and how users count in its mean.
+
+        Raises:
+            BadInput: an array of a group that the algorithm does not have.
+        """
+        algorithm = self._rules.algorithm
+        model = {name: spec for name, spec in specs(params).items() if OF not in name}
+        groups = algorithm.groups(Shapes(model, model))
+        rule = algorithm.server_rule(self._rules.optimizer)
+        found: dict[str, tuple[ServerRule, Weight]] = {}
+        for name in params:
+            group = name.partition(OF)[0]
+            if name in model:
+                # Weights are 1 where users count equally.
+                found[name] = rule, "user"
+            elif group in groups:
+                found[name] = groups[group].rule, groups[group].weight
+            else:
+                raise BadInput(f"array {name!r} is of no group of {algorithm!r}, which has {sorted(groups)}")
+        return found
 
     def replace(self, params: Tensors) -> None:
         """Takes other parameters, all of them finite."""
@@ -110,7 +157,7 @@ class GlobalModel:
         """A copy of the state after so many rounds; `reuse` gives its memory back."""
         params, optimizer = self._room.pop() if self._room else ({}, {})
         copy_into(params, self.need_params())
-        copy_into(optimizer, self._optimizer.state_dict())
+        copy_into(optimizer, self._slots.state_dict())
         return Snapshot(step, date, params, optimizer, tuple(sorted(self.private)))
 
     def make_room(self) -> None:
@@ -126,7 +173,7 @@ class GlobalModel:
     def restore(self, snapshot: Snapshot) -> None:
         """Goes on from a snapshot; its parameters are taken when those of the model come, which they must match."""
         self._restored = snapshot
-        self._optimizer.load_state_dict(snapshot.optimizer)
+        self._slots.load_state_dict(snapshot.optimizer)
 
 
 def _check_model(restored: Snapshot, params: Tensors, private: frozenset[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from protos.errors import AlreadyDone, WrongState
-from scheduler.rules.metrics import UserResult
+from scheduler.rules.metrics import Pair, UserResult, reduce_pairs
 from scheduler.rules.samplers import Round
 from scheduler.state.rounds import RoundRecord, Share, Timings
 
@@ -38,9 +38,9 @@ class OpenRound:
         return tuple(self._results[uid] for uid in self.cohort)
 
     @property
-    def exponent(self) -> int:
-        """The grid of its sums."""
-        return next(iter(self.shares.values())).exponent
+    def scalars(self) -> dict[str, Pair]:
+        """What users have said for the server step: name -> (sum, count); once all have arrived."""
+        return reduce_pairs([result.scalars for result in self._results.values()])
 
     @property
     def weights(self) -> list[float]:

@@ -15,9 +15,10 @@ import numpy as np
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import BadInput, NotFound, WrongState
-from scheduler.rules.exact_sum import Sums, mean_factor, scale_exponent
+from scheduler.rules.exact_sum import Sums, scale_exponent
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round, UserTable, check_cohort
+from scheduler.rules.step import Step
 from scheduler.state.checkpoints import Snapshot
 from scheduler.state.day_users import DayUsers
 from scheduler.state.global_model import GlobalModel
@@ -45,7 +46,7 @@ class RoundState:
 
     def __init__(self, rules: Rules, lanes: Mapping[int, int], clock: Clock = time.perf_counter) -> None:
         self.rules = rules
-        self.model = GlobalModel(rules.optimizer)
+        self.model = GlobalModel(rules)
         self.step = 0
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
@@ -362,8 +363,10 @@ class RoundState:
         return round_
 
     def _finish_round(self, round_: OpenRound) -> RoundRecord:
-        factor = mean_factor(round_.weights, round_.exponent)
-        self.model.move(self._pushed.take(round_), factor, len(round_.cohort))
+        at = round_.at
+        population = len(self.users.table(at.date, TRAIN).uids)
+        step = Step(at.seed, at.date, at.round, at.step, len(round_.cohort), population, round_.scalars)
+        self.model.move(self._pushed.take(round_), round_.weights, step)
         return self._close_round(round_)
 
     def _close_round(self, round_: OpenRound) -> RoundRecord:

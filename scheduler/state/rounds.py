@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from scheduler.rules.algorithm import Algorithm
+from scheduler.rules.filters import Filter
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round, Sampler, TestSampler
 from scheduler.rules.server_optimizers import ServerOptimizer
@@ -24,6 +26,8 @@ class Rules:
         federated: False for one user after another with no averaging.
         rounds: rounds a day.
         exchange: whether simulators add up their sums among themselves.
+        algorithm: how users train, and what moves what they send.
+        filters: what their updates go through, in order.
     """
 
     seed: int
@@ -33,11 +37,14 @@ class Rules:
     federated: bool = True
     rounds: int = 100
     exchange: Exchange = "auto"
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    filters: tuple[Filter, ...] = ()
 
     @property
     def weighs(self) -> bool:
-        """Whether users count by their weight."""
-        return self.federated and self.optimizer.weighted
+        """Whether users count by their weight in the mean of the model's updates."""
+        equal = self.algorithm.weight == "one" or any(each.counts_equally for each in self.filters)
+        return self.federated and self.optimizer.weighted and not equal
 
 
 @dataclass(frozen=True)

@@ -150,17 +150,17 @@ class DayPlayer:
     def _evaluate_after(self, number: int, day: DayPlan) -> None:
         """Tests after so many rounds of a day, if that is due."""
         if day.test_date is not None and self._is_test_due(number, day):
-            self._evaluate(day.test_date)
+            self._evaluate(day.test_date, day.date)
 
     def _is_test_due(self, number: int, day: DayPlan) -> bool:
         every, last = self._settings.eval_every, number == self._rules.rounds
         return day.test_date is not None and (last or bool(every and number % every == 0))
 
-    def _evaluate(self, date: str) -> None:
+    def _evaluate(self, date: str, trained_on: str) -> None:
         at = Round(self._rules.seed, date, self._step, self._step)
         share = self._client.test_sample_user_list(at)
         pulled = self._pull(self._step)
-        done = self._pool.evaluate(at, share)
+        done = self._pool.evaluate(at, share, trained_on)
         self._client.update_test_metrics(at, done.results, _with_pull(done.timings, pulled))
 
 

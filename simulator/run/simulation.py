@@ -256,6 +256,8 @@ class Simulation:
             rank=self._role.rank,
             seed=self._rules.seed,
             weighted=self._rules.weighs,
+            algorithm=self._rules.algorithm,
+            filters=self._rules.filters,
             private=self._settings.private or None,
             reader=self._task.reader,
             trainer=self._task.trainer,
@@ -313,11 +315,11 @@ class Simulation:
         """Builds the model in every shard; the first simulator's becomes the run's."""
         schema: jobs.ModelSchema = self.pool.ask_all(jobs.BuildModel())[0]
         init = self._settings.init
-        self._params = self.pool.attach(schema.shared, write_initial=self._leader and init is None)
+        self._params = self.pool.attach(schema.arrays, write_initial=self._leader and init is None)
         private: Tensors = {}
         if self._leader and init is not None:
             private = take_initial(init, schema, self._params.arrays)
-        self._schema.set(schema.private)
+        self._schema.set(schema.kept)
         names = agree_on_model(self._client, schema, list(private), self._role.rank, self._role.simulator_ranks[0])
         if self._leader:
             self._client.update_global_params(self._params.arrays, list(schema.private))
@@ -326,9 +328,9 @@ class Simulation:
             private = spread_private_start(self._client, data, names, private, self._schema)
             data.close()
         self.pool.ask_all(jobs.StartPrivate(private))
-        in_memory = self._settings.shared_memory and use_memory(self._client, self.pool, schema.shared)
+        in_memory = self._settings.shared_memory and use_memory(self._client, self.pool, schema.arrays)
         self._transport = self._choose_transport(schema, in_memory=in_memory)
-        if schema.private:
+        if schema.kept:
             self._keep_private()
 
     def _choose_transport(self, schema: jobs.ModelSchema, *, in_memory: bool) -> Transport:
@@ -340,7 +342,7 @@ class Simulation:
             return InMemory(self._client, self.pool)
         if self._role.rank not in group:
             return Streamed(self._client, self.pool, self.params.arrays)
-        parts = Partition(schema.shared, group)
+        parts = Partition(schema.arrays, group)
         peer_sums = PeerSums(self._role.rank, parts, self.params.arrays, self._first_step)
         # The others come only after the next exchange, which all wait for.
         self._peers.meet(peer_sums)

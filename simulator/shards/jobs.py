@@ -11,7 +11,9 @@ from typing import Any
 from protos.codec import Tensors, TensorSpec
 from protos.gate import Keys
 from protos.shared_arrays import MemoryHandle
+from scheduler.rules.algorithm import Algorithm
 from scheduler.rules.exact_sum import Sums
+from scheduler.rules.filters import Filter
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
 from scheduler.state.rounds import Share, Timings
@@ -34,6 +36,8 @@ class ShardSettings:
         sums_fd: unnamed file of this shard's sums.
         queue_fd: unnamed file of the work queue.
         linger: whether to look for the next job for a moment before falling asleep.
+        algorithm: how users train.
+        filters: what their updates go through.
     """
 
     index: int
@@ -48,6 +52,8 @@ class ShardSettings:
     sums_fd: int
     queue_fd: int
     linger: bool = True
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    filters: tuple[Filter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,17 +103,36 @@ class BuildModel:
 
 @dataclass(frozen=True)
 class ModelSchema:
-    """What the model's parameters look like; shared ones in the model's order."""
+    """What the model's parameters look like, and an algorithm's arrays beside them; each in its order.
+
+    Attributes:
+        shared: parameters of the model that all users share.
+        groups: arrays of the algorithm's groups, by "group/name".
+        private: parameters that each user keeps to itself.
+        state: arrays that each user keeps, of the algorithm and of filters, by the names under which they are kept.
+    """
 
     shared: dict[str, TensorSpec]
+    groups: dict[str, TensorSpec]
     private: dict[str, TensorSpec]
+    state: dict[str, TensorSpec]
+
+    @property
+    def arrays(self) -> dict[str, TensorSpec]:
+        """All that travels between the scheduler and the shards."""
+        return {**self.shared, **self.groups}
+
+    @property
+    def kept(self) -> dict[str, TensorSpec]:
+        """All that is kept of a user."""
+        return {**self.private, **self.state}
 
 
 @dataclass(frozen=True)
 class Attach:
     """Map the shared arrays; `write_initial` has this shard write its own values to them."""
 
-    shared: dict[str, TensorSpec]
+    arrays: dict[str, TensorSpec]
     write_initial: bool
 
 
@@ -143,10 +168,17 @@ class TrainInTurn:
 
 @dataclass(frozen=True)
 class EvaluateShare:
-    """Evaluate users from the queue."""
+    """Evaluate users from the queue.
+
+    Attributes:
+        at: which round.
+        share: of this simulator.
+        trained_on: the day whose training data the users have.
+    """
 
     at: Round
     share: Share
+    trained_on: str
 
 
 @dataclass(frozen=True)

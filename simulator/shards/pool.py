@@ -81,15 +81,15 @@ class ShardPool:
             self._crew.remember(job)
         return [answers[index][0] for index in sorted(answers)]
 
-    def attach(self, shared: Mapping[str, TensorSpec], *, write_initial: bool) -> SharedArrays:
+    def attach(self, arrays: Mapping[str, TensorSpec], *, write_initial: bool) -> SharedArrays:
         """Lays out the shared arrays and has all shards map them; shard 0 may write its initial values."""
-        self._params = SharedArrays(self._params_fd, shared, create=True)
-        memory = [SharedArrays(fd, sum_specs(shared), create=True) for fd in self._sums_fds]
-        self._sums = [Sums.of(each.arrays, shared) for each in memory]
+        self._params = SharedArrays(self._params_fd, arrays, create=True)
+        memory = [SharedArrays(fd, sum_specs(arrays), create=True) for fd in self._sums_fds]
+        self._sums = [Sums.of(each.arrays, arrays) for each in memory]
         self.sum_handles = [each.handle() for each in memory]
-        self._crew.do({i: jobs.Attach(dict(shared), write_initial and i == 0) for i in range(len(self))})
+        self._crew.do({i: jobs.Attach(dict(arrays), write_initial and i == 0) for i in range(len(self))})
         # A shard that is started later must not write over what has become of the initial values.
-        self._crew.remember(jobs.Attach(dict(shared), write_initial=False))
+        self._crew.remember(jobs.Attach(dict(arrays), write_initial=False))
         return self._params
 
     def read_files(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> ReadUsers:
@@ -147,10 +147,10 @@ class ShardPool:
             self._params[name][...] = value
         return result
 
-    def evaluate(self, at: Round, share: Share) -> jobs.ShareResult:
-        """Evaluates a share in all shards."""
+    def evaluate(self, at: Round, share: Share, trained_on: str) -> jobs.ShareResult:
+        """Evaluates a share in all shards; see `jobs.EvaluateShare`."""
         self.queue.fill(len(share.uids))
-        return self._run_share(self._for_all(jobs.EvaluateShare(at, share)))
+        return self._run_share(self._for_all(jobs.EvaluateShare(at, share, trained_on)))
 
     def reduce_sums(self) -> dict[str, Any]:
         """The sums of all shards, added up in shard 0's memory."""

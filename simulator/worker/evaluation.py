@@ -27,14 +27,15 @@ class Evaluation:
 
     Args:
         model: a `ModelState`.
+        changes: whether tests are known to change large parameters.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, changes: bool = False) -> None:
         self._model = model
         large = [name for name in model.shared if model.read(name).nbytes > _SMALL_BYTES]
         self._large, self._small = large, [name for name in model.shared if name not in large]
         # Whether tests of this task are known to change large parameters.
-        self.changes = False
+        self.changes = changes
         self._tested = 0
 
     def run(self, numbers: Iterable[int], shared: Tensors, test: Callable[[int], UserResult]) -> list[UserResult]:

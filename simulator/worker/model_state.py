@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from protos.codec import DTYPES, Array, Tensors, TensorSpec
 from protos.errors import BadInput
 from scheduler.rules.streams import stream_key
+from simulator.worker.gradients import writable_gradient
 from simulator.worker.layer_state import LayerState
 
 
@@ -115,12 +116,15 @@ class ModelState:
     Args:
         model: a paddle.nn.Layer.
         patterns: of the names that are private.
+        also: given all names, further patterns.
 
     Raises:
         BadInput: a pattern that matches nothing, a dtype that cannot be sent.
     """
 
-    def __init__(self, model: Any, patterns: Sequence[str]) -> None:
+    def __init__(
+        self, model: Any, patterns: Sequence[str], also: Callable[[Sequence[str]], Sequence[str]] = lambda names: ()
+    ) -> None:
         self.model = model
         self._switches = _Switches()
         layers = {name: LayerState(name, layer) for name, layer in model.named_sublayers(include_self=True)}
@@ -134,6 +138,8 @@ class ModelState:
                 fixed[name] = buffer
         self.specs = {name: TensorSpec.of(tensor.numpy()) for name, tensor in tensors.items()}
         for name, spec in self.specs.items():
+            if "/" in name:
+                raise BadInput(f"parameter {name!r}: a name has no '/', which tells groups of arrays apart")
             if spec.dtype not in DTYPES:
                 raise BadInput(f"parameter {name!r} has dtype {spec.dtype}; use one of {sorted(DTYPES)}")
 
@@ -144,9 +150,13 @@ class ModelState:
         self._places = {name: place(name) for name in tensors}
         self._ties = [tie for layer in self._layers for tie in layer.ties({id(t): n for n, t in tensors.items()})]
         self._fixed = [(each, each.home.copy()) for each in map(place, fixed)]
-        self.private = private_names(list(tensors), patterns)
+        self.private = private_names(list(tensors), [*patterns, *also(list(tensors))])
         self.shared = [name for name in tensors if name not in self.private]
         self._is_shared = frozenset(self.shared)
+        trains = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
+        # Shared parameters that have gradients.
+        self.trained = [name for name in trains if name in self._is_shared]
+        self._trains = frozenset(trains)
 
     def read(self, name: str) -> Array:
         """A parameter's value: the memory the model works on, or a copy if a turn has put another tensor there.
@@ -170,6 +180,22 @@ class ModelState:
         for name, value in values.items():
             np.copyto(self._places[name].home, value)
 
+    def gradient(self, name: str) -> Array:
+        """The gradient of a parameter, which may be written to."""
+        return writable_gradient(self._places[name].tensor)
+
+    def train_only(self, names: Collection[str]) -> None:
+        """Has no other parameter take gradients, until `put_back`.
+
+        Raises:
+            BadInput: a name of no parameter that does.
+        """
+        for name in names:
+            if name not in self._trains:
+                raise BadInput(f"{name!r} is no parameter that trains; there are: {', '.join(sorted(self._trains))}")
+        for name in self._trains.difference(names):
+            self._places[name].tensor.stop_gradient = True
+
     def check_structure(self) -> None:
         """Refuses a turn that made another model of it; raises as `LayerState.check`."""
         for layer in self._layers:
@@ -188,10 +214,13 @@ class ModelState:
 
         Args:
             shared: values for those shared parameters whose memory a turn has left; None to take over what
-                the turn has made of them.
+                the turn has made of them, and of private ones.
         """
         left = [name for name, place in self._places.items() if not place.kept]
-        values = {name: self.read(name) if shared is None else shared[name] for name in left if name in self._is_shared}
+        if shared is None:
+            values = {name: self.read(name) for name in left}
+        else:
+            values = {name: shared[name] for name in left if name in self._is_shared}
         self._switches.put_back()
         for layer in self._layers:
             layer.put_back()
@@ -254,14 +283,18 @@ class PrivateStart:
         return {name: tensors.read(name).copy() for name in self._names}
 
 
-def build_model(trainer: Any, seed: int, patterns: Sequence[str] | None) -> ModelState:
+def build_model(
+    trainer: Any, seed: int, patterns: Sequence[str] | None, also: Callable[[Sequence[str]], Sequence[str]]
+) -> ModelState:
     """Makes the model from the run's own initial stream.
 
     Args:
         trainer: makes it.
         seed: of the run.
         patterns: private names; None for those the model itself names.
+        also: given all names, which are private beside those.
     """
     seed_everything(stream_key(seed, "init"))
     model = trainer.make_model()
-    return ModelState(model, getattr(model, "private", ()) if patterns is None else patterns)
+    given = getattr(model, "private", ()) if patterns is None else patterns
+    return ModelState(model, given, also)

@@ -6,21 +6,18 @@ import contextlib
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from protos.codec import Tensors
-from protos.errors import BadInput, FLError
+from protos.codec import Tensors, TensorSpec
+from protos.errors import FLError
 from protos.shared_arrays import SharedArrays
+from scheduler.rules.algorithm import Group, Shapes, personalises
 from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
-from scheduler.rules.metrics import Pair, UserResult
+from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
-from scheduler.rules.streams import stream_key, stream_of
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import TEST, TRAIN, Timings
 from simulator.launch.signals import leave_to_simulator
@@ -29,27 +26,16 @@ from simulator.shards.work_queue import WorkQueue
 from simulator.users.data_client import DataClient
 from simulator.users.examples import Examples
 from simulator.users.store import UserStore
-from simulator.worker.dtype_hint import explain_float64
 from simulator.worker.file_reading import read_files
+from simulator.worker.round_arrays import RoundArrays, full_name
+from simulator.worker.user_state import UserState
 from simulator.worker.weighing import check_same_weight, weight_of, weight_of_piece
+
+if TYPE_CHECKING:
+    from simulator.worker.user_turns import Loaded
 
 # Of examples fetched before their round.
 FETCH_BYTES = 4 << 20
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Whose turn it is; what a trainer knows as `LocalUser`."""
-
-    uid: str
-    date: str
-    round: int
-    key: int
-
-    @cached_property
-    def rng(self) -> np.random.Generator:
-        """The user's own random stream; few trainers ask for it."""
-        return stream_of(self.key)
 
 
 class Shard:
@@ -65,11 +51,16 @@ class Shard:
         self._queue = WorkQueue(settings.queue_fd)
         self._data: DataClient | None = None
         self._model: Any = None
-        self._private_start: Any = None
+        # Of the model: what users keep, and an algorithm's groups beside it.
+        self._state: Any = None
+        self._groups: Mapping[str, Group] = {}
+        self._equal: list[str] = []
         self._params: SharedArrays | None = None
+        self._begins: RoundArrays | None = None
         self._sums: Sums | None = None
         self._rows: Any = None
         self._evaluation: Any = None
+        self._turns: Any = None
         # Examples of the round to come, by date and uid.
         self._fetched: dict[tuple[str, str], Examples] = {}
         self.where = ""
@@ -138,21 +129,32 @@ class Shard:
         from simulator.worker.touched_rows import TouchedRows
 
         self.where = f"{type(self._is.trainer).__name__}.make_model"
-        model = self._model = build_model(self._is.trainer, self._is.seed, self._is.private)
+        algorithm = self._is.algorithm
+        model = self._model = build_model(self._is.trainer, self._is.seed, self._is.private, algorithm.private)
         leave_to_simulator()
-        self._rows, self._evaluation = TouchedRows(model), Evaluation(model)
+        self._rows = TouchedRows(model)
+        self._evaluation = Evaluation(model, changes=personalises(algorithm))
+        shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
+        self._groups = algorithm.groups(shapes)
+        self._equal = [name for name, group in self._groups.items() if group.weight == "one"]
+        self._state = UserState(algorithm, self._is.filters, shapes)
         # What Paddle's import left behind stays for good: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
-        return jobs.ModelSchema(
-            {name: model.specs[name] for name in model.shared}, {name: model.specs[name] for name in model.private}
-        )
+        groups = {full_name(g, name): spec for g, group in self._groups.items() for name, spec in group.specs.items()}
+        private = {name: model.specs[name] for name in model.private}
+        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs)
 
     def _attach(self, job: jobs.Attach) -> None:
-        self._params = SharedArrays(self._is.params_fd, job.shared)
-        self._sums = Sums.of(SharedArrays(self._is.sums_fd, sum_specs(job.shared)).arrays, job.shared)
+        self._hold(SharedArrays(self._is.params_fd, job.arrays))
+        self._sums = Sums.of(SharedArrays(self._is.sums_fd, sum_specs(job.arrays)).arrays, job.arrays)
         if job.write_initial:
-            self._write_params(self._params.arrays)
+            assert self._params is not None
+            self._write_params({name: self._params[name] for name in self._model.shared})
+
+    def _hold(self, params: SharedArrays) -> None:
+        self._params = params
+        self._begins = RoundArrays(params.arrays, {name: group.specs for name, group in self._groups.items()})
 
     def _write_params(self, into: Tensors) -> None:
         """Puts the model's shared parameters into the simulator's memory."""
@@ -160,12 +162,16 @@ class Shard:
             target[...] = self._model.read(name)
 
     def _use_memory(self, job: jobs.UseMemory) -> None:
-        self._params = SharedArrays.open(job.handle, {name: self._model.specs[name] for name in self._model.shared})
+        assert self._params is not None
+        specs = {name: TensorSpec.of(value) for name, value in self._params.arrays.items()}
+        self._hold(SharedArrays.open(job.handle, specs))
 
     def _start_private(self, job: jobs.StartPrivate) -> None:
         from simulator.worker.model_state import PrivateStart
+        from simulator.worker.user_turns import UserTurns
 
-        self._private_start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given)
+        start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given)
+        self._turns = UserTurns(self._is, self._model, self._state, start, self._client)
 
     # -- users -----------------------------------------------------------------
 
@@ -187,25 +193,26 @@ class Shard:
 
     def _train_share(self, job: jobs.TrainShare) -> jobs.ShareResult:
         assert self._sums is not None
-        clock, results = _Clock(), []
-        shared = self._begin_share()
+        clock, results, trainer = _Clock(), [], self._is.trainer
+        begin = self._begin_share()
+        shared = begin.model
         self._rows.begin_share()
         exact = ExactSum(self._sums, job.share.cohort_size, job.share.exponent)
         for i in self._jobs():
             uid = job.share.uids[i]
-            examples = self._load_user(uid, job.at, TRAIN, shared)
+            user = self._load_user(uid, job.at, TRAIN, shared)
             # Before training, which might change the examples.
-            weight, rows = self._weight(uid, examples, job.share.weights[i]), self._is.trainer.touched_rows(examples)
+            weight = self._weight(uid, user.examples, job.share.weights[i])
+            rows = {} if self._is.algorithm.changes_all else trainer.touched_rows(user.examples)
             self._rows.before(uid, rows, shared)
             clock.lap("pull")
-            metrics = self._train_user(uid, job.at, examples)
+            metrics, local = self._turns.train(user, weight, begin)
             clock.lap("train")
+            self._turns.keep(user)
             self._rows.after_training(rows, shared)
-            for name in self._model.shared:
-                # The model then holds the round's parameters again.
-                exact.take(name, self._model.read(name), shared[name], weight, uid, rows.get(name))
-            self._store_private(uid, job.at)
-            results.append(UserResult(uid, job.share.counts[i], weight, metrics))
+            # The model then holds the round's parameters again.
+            local.add_to(exact, job.share.cohort_size, self._equal, rows)
+            results.append(UserResult(uid, job.share.counts[i], weight, metrics, local.scalars))
             clock.lap("push")
         self._model.put_back(shared)
         self._rows.end_share(shared)
@@ -218,12 +225,12 @@ class Shard:
             check_same_weight(self._is.trainer, uid, weight_of(self._is.trainer, uid, examples), told)
         return told
 
-    def _begin_share(self) -> Tensors:
-        """Has the model hold the shared parameters as they are now, whatever the last share has left; returns them."""
-        assert self._params is not None
-        self._model.put_back(self._params.arrays)
-        self._model.load(self._params.arrays)
-        return self._params.arrays
+    def _begin_share(self) -> RoundArrays:
+        """Has the model hold the shared parameters as they are now, whatever the last share has left."""
+        assert self._begins is not None
+        self._model.put_back(self._begins.model)
+        self._model.load(self._begins.model)
+        return self._begins
 
     def _train_in_turn(self, job: jobs.TrainInTurn) -> jobs.ShareResult:
         assert self._sums is not None
@@ -232,11 +239,11 @@ class Shard:
         for i in self._jobs():
             uid = job.share.uids[i]
             # The shared parameters go on from user to user.
-            examples = self._load_user(uid, job.at, TRAIN, None)
+            user = self._load_user(uid, job.at, TRAIN, None)
             clock.lap("pull")
-            metrics = self._train_user(uid, job.at, examples)
+            metrics = self._turns.train_plainly(user)
             clock.lap("train")
-            self._store_private(uid, job.at)
+            self._turns.keep(user)
             results.append(UserResult(uid, job.share.counts[i], 0.0, metrics))
             clock.lap("push")
         self._write_params(jobs.result_room(self._sums, {name: self._model.specs[name] for name in self._model.shared}))
@@ -245,76 +252,28 @@ class Shard:
 
     def _evaluate_share(self, job: jobs.EvaluateShare) -> jobs.ShareResult:
         clock = _Clock()
-        shared = self._begin_share()
+        begin = self._begin_share()
 
         def test(i: int) -> UserResult:
             uid = job.share.uids[i]
-            examples = self._load_user(uid, job.at, TEST, shared)
+            user = self._load_user(uid, job.at, TEST, begin.model)
             clock.lap("pull")
-            self._model.model.eval()
-            metrics = self._play(self._is.trainer.evaluate_user, examples, self._turn(TEST, uid, job.at))
+            metrics = self._turns.test(user, begin, job.trained_on)
             clock.lap("train")
             return UserResult(uid, job.share.counts[i], 0.0, metrics)
 
-        results = self._evaluation.run(self._jobs(), shared, test)
+        results = self._evaluation.run(self._jobs(), begin.model, test)
         return jobs.ShareResult(results, clock.timings())
 
-    def _load_user(self, uid: str, at: Round, split: str, shared: Tensors | None) -> Examples:
-        """Fetches a user's examples and puts its private parameters into the model, from which the last user is gone.
-
-        Args:
-            uid: the user.
-            at: the round.
-            split: of the examples.
-            shared: see `ModelState.put_back`.
-        """
+    def _load_user(self, uid: str, at: Round, split: str, shared: Tensors | None) -> Loaded:
+        """Fetches a user's examples and has its own parameters in the model; see `UserTurns.load`."""
         self.where = jobs.describe_turn(uid, at)
-        examples = self._examples(uid, at.date, split)
-        self._model.put_back(shared)
-        if self._model.private:
-            private = self._client.get_param_by_uid(uid, at.step)
-            self._model.load(self._private_start.of(uid) if private is None else private)
-        return examples
+        user: Loaded = self._turns.load(uid, at, self._examples(uid, at.date, split), shared)
+        return user
 
     def _examples(self, uid: str, date: str, split: str) -> Examples:
         fetched = self._fetched.pop((date, uid), None) if split == TRAIN else None
         return self._client.get_data_by_uid(uid, date, split) if fetched is None else fetched
-
-    def _train_user(self, uid: str, at: Round, examples: Examples) -> dict[str, Pair]:
-        self._model.model.train()
-        metrics = self._play(self._is.trainer.train_user, examples, self._turn(TRAIN, uid, at))
-        self._model.check_structure()
-        return metrics
-
-    def _play(self, method: Callable[..., Any], examples: Examples, turn: Turn) -> dict[str, Pair]:
-        """A user's turn in the trainer; returns the metrics."""
-        try:
-            metrics = method(self._model.model, examples, turn)
-        except Exception as error:
-            told = explain_float64(error, turn.uid, examples, self._model.specs, type(self._is.reader).__name__)
-            if told is None:
-                raise
-            raise told from error
-        return _checked(type(self._is.trainer).__name__, metrics)
-
-    def _turn(self, phase: str, uid: str, at: Round) -> Turn:
-        from simulator.worker.model_state import seed_everything
-
-        parts = (phase, at.date, at.round, uid)
-        seed_everything(stream_key(self._is.seed, *parts, "global"))
-        return Turn(uid, at.date, at.round, stream_key(self._is.seed, *parts))
-
-    def _store_private(self, uid: str, at: Round) -> None:
-        if not self._model.private:
-            return
-        private: Tensors = {name: self._model.read(name) for name in self._model.private}
-        for name, value in private.items():
-            if not np.isfinite(value).all():
-                raise BadInput(
-                    f"uid {uid!r}: NaN or infinity in its private parameter {name!r}: its local training diverged; "
-                    "lower the local learning rate or --max-grad-norm"
-                )
-        self._client.set_param_by_uid(uid, at.step, private)
 
 
 class _Clock:
@@ -331,16 +290,3 @@ class _Clock:
 
     def timings(self) -> Timings:
         return Timings(**self._spent)
-
-
-def _checked(trainer: str, metrics: Any) -> dict[str, Pair]:
-    """A trainer's metrics as plain floats.
-
-    Raises:
-        BadInput: not name -> (sum, count).
-    """
-    try:
-        return {str(name): (float(total), float(count)) for name, (total, count) in metrics.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        said = " ".join(repr(metrics).split())[:200]
-        raise BadInput(f"{trainer} must return metrics as name -> (sum, count), not {said}") from error

@@ -1,0 +1,217 @@
+"""What a federated algorithm is: how a user trains, what it sends and keeps, and how the server moves what is sent.
+
+One object has both halves.  Its `train` and `personalise` run in a shard, for one user at
+a time; its rules run in the scheduler.  It sees NumPy arrays only, and nothing of other users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from protos.codec import Array, TensorSpec
+from scheduler.rules.metrics import Pair
+from scheduler.rules.server_rule import ServerRule
+
+Specs: TypeAlias = Mapping[str, TensorSpec]
+Metrics: TypeAlias = dict[str, Pair]
+# Whether users count by their weight in a mean, or each as one.
+Weight: TypeAlias = Literal["user", "one"]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the arrays of the model look like.
+
+    Attributes:
+        shared: all that users share: parameters and floating-point buffers.
+        trained: those of them that have gradients.
+    """
+
+    shared: Specs
+    trained: Specs
+
+
+@dataclass(frozen=True)
+class Group:
+    """Arrays beside the model's that all users read, that are summed over the cohort and moved by a rule of their own.
+
+    They start from zero.
+
+    Attributes:
+        specs: of the arrays, by name.
+        rule: moves them by the mean of what users have sent.
+        weight: how users count in that mean.
+    """
+
+    specs: Specs
+    rule: ServerRule
+    weight: Weight = "user"
+
+
+class Update(Protocol):
+    """What a user sends of the model: its parameters after training minus those before."""
+
+    def norm(self) -> float:
+        """Its Euclidean norm, over all arrays."""
+
+    def scale(self, factor: float) -> None:
+        """Multiplies it."""
+
+    def arrays(self) -> dict[str, Array]:
+        """By name, float32 or wider; what is written there is what is sent.  Costs a copy, which `scale` does not."""
+
+
+class Local(Protocol):
+    """One user's turn in a shard."""
+
+    @property
+    def uid(self) -> str:
+        """Of the user."""
+
+    @property
+    def date(self) -> str:
+        """The day, YYYYMMDD."""
+
+    @property
+    def round(self) -> int:
+        """Of the day, from 1; in a test the rounds trained before it."""
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """A random stream of this turn, apart from the trainer's."""
+
+    @property
+    def weight(self) -> float:
+        """Of the user in the mean; 0 in a test."""
+
+    @property
+    def examples(self) -> Mapping[str, Array]:
+        """The user's training examples of the day; without rows in a test of a user who has none."""
+
+    @property
+    def lr(self) -> float:
+        """The local learning rate; raises BadInput if the trainer has none."""
+
+    @property
+    def epochs(self) -> int:
+        """Local epochs; raises BadInput if the trainer has none."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the last `train`; raises BadInput if the trainer's training does not tell."""
+
+    @property
+    def shared(self) -> Mapping[str, Array]:
+        """The shared parameters as the round began, read-only."""
+
+    @property
+    def trained(self) -> Sequence[str]:
+        """Names of the shared parameters that have gradients."""
+
+    @property
+    def params(self) -> Mapping[str, Array]:
+        """All parameters of the model as they are now; may be written to."""
+
+    @property
+    def state(self) -> MutableMapping[str, Array]:
+        """This user's own arrays, see `Algorithm.user_state`: kept from round to round.  What a test writes is lost."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the user has trained before; if not, its state is zero."""
+
+    @property
+    def update(self) -> Update:
+        """What is sent of the model, after training."""
+
+    def group(self, name: str) -> Mapping[str, Array]:
+        """The arrays of a group as the round began, read-only."""
+
+    def send(self, group: str, arrays: Mapping[str, Array]) -> None:
+        """What this user adds to the mean of a group; arrays that are not sent count as zero."""
+
+    def scalar(self, name: str, value: float, count: float = 1.0) -> None:
+        """Adds (value, count) to a sum over users that rules see as `Step.scalars`."""
+
+    def gradients(self) -> Mapping[str, Array]:
+        """Within `correct`: the gradients of the parameters that train now, by name; may be written to."""
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Sets parameters of the model."""
+
+    def train(
+        self, *, epochs: int | None = None, only: Iterable[str] | None = None,
+        correct: Callable[[], None] | None = None,
+    ) -> Metrics:  # fmt: skip
+        """Trains the model from where it is, as the trainer does.
+
+        Args:
+            epochs: instead of the setting's.
+            only: names of the parameters that train; None for all.
+            correct: called before each optimizer step, when the gradients are there.
+
+        Returns:
+            Metrics of the training, name -> (sum, count).
+        """
+
+
+class Algorithm:
+    """FedAvg; override what differs.
+
+    McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+    Algorithm 1: each user k of the cohort S trains x on its own examples to y_k, and
+    x <- x + sum_k w_k (y_k - x) / sum_k w_k  (with a server optimizer, another step by that mean).
+
+    An algorithm is a frozen dataclass: its numbers are its arguments, and it keeps nothing between calls.
+    """
+
+    # How users count in the mean of the model's updates: by the trainer's `weight`, or each as one.
+    weight: ClassVar[Weight] = "user"
+    # Whether training may change elements that the examples do not reach (see `TrainerBase.touched_rows`).
+    changes_all: ClassVar[bool] = False
+
+    def private(self, names: Sequence[str]) -> Sequence[str]:
+        """Which of the model's parameters and buffers each user keeps to itself, beside those that are private anyway.
+
+        Args:
+            names: of all, in the model's order.
+        """
+        return ()
+
+    def groups(self, shapes: Shapes) -> Mapping[str, Group]:
+        """Groups of arrays beside the model's, by name."""
+        return {}
+
+    def user_state(self, shapes: Shapes) -> Specs:
+        """Arrays that each user keeps for itself, by name."""
+        return {}
+
+    def server_rule(self, rule: ServerRule) -> ServerRule:
+        """What moves the model.
+
+        Args:
+            rule: the run's server optimizer.
+        """
+        return rule
+
+    def train(self, local: Local) -> Metrics:
+        """A user's turn: trains the model in place; returns metrics of the training.
+
+        What then is in the model is sent (as `local.update`) and, of private parameters, kept.
+        """
+        return local.train()
+
+    def personalise(self, local: Local) -> None:
+        """Makes the user's own model of the global one, before a test of it; undone after that.
+
+        Where it is overridden, users are tested with the global model and with their own.
+        """
+
+
+def personalises(algorithm: Algorithm) -> bool:
+    """Whether users are tested with a model of their own, too."""
+    return type(algorithm).personalise is not Algorithm.personalise

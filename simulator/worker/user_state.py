@@ -1,0 +1,75 @@
+"""What a user keeps for itself, as its data server has it: private parameters, arrays of algorithm and filters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from protos.codec import Tensors, TensorSpec
+from protos.errors import BadInput
+from scheduler.rules.algorithm import Algorithm, Shapes, Specs
+from scheduler.rules.filters import Filter
+
+
+class UserState:
+    """The arrays that an algorithm and filters keep of each user.
+
+    Args:
+        algorithm: declares its own.
+        filters: each declares its own.
+        shapes: of the model.
+    """
+
+    def __init__(self, algorithm: Algorithm, filters: Sequence[Filter], shapes: Shapes) -> None:
+        self._pieces: list[Specs] = [algorithm.user_state(shapes), *(each.user_state(shapes) for each in filters)]
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """By the names under which they are kept."""
+        return {_kept(k, name): spec for k, specs in enumerate(self._pieces) for name, spec in specs.items()}
+
+    def split(self, kept: Tensors | None) -> tuple[Tensors | None, list[Tensors]]:
+        """Private parameters (None if the user has not trained yet), and the arrays of each piece, zeros if so.
+
+        Args:
+            kept: what the data server has of the user.
+        """
+        if kept is None:
+            return None, [{n: np.zeros(s.shape, s.dtype) for n, s in specs.items()} for specs in self._pieces]
+        states = [{name: np.array(kept[_kept(k, name)]) for name in specs} for k, specs in enumerate(self._pieces)]
+        mine = self.specs
+        return {name: value for name, value in kept.items() if name not in mine}, states
+
+    def join(self, uid: str, private: Tensors, states: Sequence[Tensors]) -> Tensors:
+        """What is kept after training.
+
+        Raises:
+            BadInput: NaN or infinity, an array that was not declared, or of another shape or dtype.
+        """
+        _check_finite(uid, "its private parameter", private)
+        kept = dict(private)
+        for k, (specs, state) in enumerate(zip(self._pieces, states, strict=True)):
+            for name in (*specs, *state):
+                told = str(TensorSpec.of(np.asarray(state[name]))) if name in state else "missing"
+                declared = str(specs[name]) if name in specs else "nothing of that name"
+                if told != declared:
+                    raise BadInput(
+                        f"uid {uid!r}: array {name!r} of its state is {told}, `user_state` declares {declared}"
+                    )
+            _check_finite(uid, "its state", state)
+            kept |= {_kept(k, name): np.asarray(state[name]) for name in specs}
+        return kept
+
+
+def _kept(piece: int, name: str) -> str:
+    return f"state/{name}" if not piece else f"state/filter {piece}/{name}"
+
+
+def _check_finite(uid: str, what: str, arrays: Tensors) -> None:
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise BadInput(
+                f"uid {uid!r}: NaN or infinity in {what} {name!r}: its local training diverged; "
+                "lower the local learning rate or --max-grad-norm"
+            )

@@ -1,0 +1,215 @@
+"""Users' turns on the model of this shard: what is theirs goes in, the trainer plays, what is kept comes out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from protos.codec import Tensors
+from protos.errors import BadInput, NotFound
+from scheduler.rules.algorithm import personalises
+from scheduler.rules.metrics import Pair, ratio
+from scheduler.rules.samplers import Round
+from scheduler.rules.streams import stream_key
+from scheduler.state.rounds import TEST, TRAIN
+from simulator.shards import jobs
+from simulator.users.data_client import DataClient
+from simulator.users.examples import Examples
+from simulator.worker.dtype_hint import explain_float64
+from simulator.worker.local_turn import LocalTurn, Trains
+from simulator.worker.model_state import ModelState, PrivateStart, seed_everything
+from simulator.worker.round_arrays import RoundArrays
+from simulator.worker.turn import Turn
+from simulator.worker.user_state import UserState
+
+# Before the names of metrics of a user's own model.
+PERSONAL = "personal_"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A user whose own parameters are in the model.
+
+    Attributes:
+        uid: of the user.
+        at: the round.
+        examples: of the round, or of the test.
+        known: whether it has trained before.
+        states: its own arrays, of the algorithm and of each filter.
+    """
+
+    uid: str
+    at: Round
+    examples: Examples
+    known: bool
+    states: Sequence[Tensors]
+
+
+class UserTurns:
+    """Plays turns.
+
+    Args:
+        settings: of the shard.
+        model: of the shard.
+        state: what users keep beside private parameters.
+        start: private parameters of users who have not trained yet.
+        data: where users' parameters are.
+    """
+
+    def __init__(
+        self, settings: jobs.ShardSettings, model: ModelState, state: UserState, start: PrivateStart, data: DataClient
+    ) -> None:
+        self._trainer, self._algorithm, self._filters = settings.trainer, settings.algorithm, settings.filters
+        self._seed, self._reader = settings.seed, type(settings.reader).__name__
+        self._model, self._state, self._start, self._data = model, state, start, data
+        self._keeps = bool(model.private or state.specs)
+        self._by_epochs: dict[int, Any] = {}
+
+    def load(self, uid: str, at: Round, examples: Examples, shared: Mapping[str, Any] | None) -> Loaded:
+        """Puts a user's private parameters into the model, from which the last user is gone.
+
+        Args:
+            uid: the user.
+            at: the round.
+            examples: of the user.
+            shared: see `ModelState.put_back`.
+        """
+        self._model.put_back(shared)
+        kept = self._data.get_param_by_uid(uid, at.step) if self._keeps else None
+        private, states = self._state.split(kept)
+        if self._model.private:
+            self._model.load(self._start.of(uid) if private is None else private)
+        return Loaded(uid, at, examples, kept is not None, states)
+
+    def train(self, user: Loaded, weight: float, begin: RoundArrays) -> tuple[dict[str, Pair], LocalTurn]:
+        """A user's turn with the algorithm and the filters; returns metrics, and what it sends."""
+        local = self._local(TRAIN, user, weight, begin, lambda: user.examples)
+        metrics = _checked(type(self._algorithm).__name__, self._algorithm.train(local))
+        for number, each in enumerate(self._filters, 1):
+            each.on_user(local.at_piece(number))
+        return metrics, local
+
+    def train_plainly(self, user: Loaded) -> dict[str, Pair]:
+        """A user's turn with the trainer alone."""
+        metrics, _ = self._train(TRAIN, user, lambda: user.examples)(user.examples, "", None, None)
+        return metrics
+
+    def keep(self, user: Loaded) -> None:
+        """Stores what the user keeps, as trained in this round."""
+        if self._keeps:
+            private = {name: self._model.read(name) for name in self._model.private}
+            kept = self._state.join(user.uid, private, user.states)
+            self._data.set_param_by_uid(user.uid, user.at.step, kept)
+
+    def test(self, user: Loaded, begin: RoundArrays, trained_on: str) -> dict[str, Pair]:
+        """Metrics of a user with the global model, and with its own where the algorithm makes one.
+
+        Args:
+            user: whose parameters are in the model.
+            begin: what the model is.
+            trained_on: the day of its training data.
+        """
+
+        def training() -> Examples:
+            try:
+                return self._data.get_data_by_uid(user.uid, trained_on, TRAIN)
+            except NotFound:
+                return {name: rows[:0] for name, rows in user.examples.items()}
+
+        metrics = self._evaluate(user, training)
+        if not personalises(self._algorithm):
+            return metrics
+        # Anew: what the first test has done to the model must not show in the second.
+        mine = self.load(user.uid, user.at, user.examples, begin.model)
+        self._model.load(begin.model)
+        self._algorithm.personalise(self._local(TEST, mine, 0.0, begin, training))
+        self._model.put_back(None)
+        own = self._evaluate(mine, training)
+        own["helps"] = is_better(self._trainer, own, metrics), 1.0
+        return {
+            **metrics,
+            **{f"{PERSONAL}{name}": pair for name, pair in own.items()},
+        }
+
+    # -- inside ------------------------------------------------------------------
+
+    def _local(
+        self, phase: str, user: Loaded, weight: float, begin: RoundArrays, training: Callable[[], Examples]
+    ) -> LocalTurn:
+        return LocalTurn(
+            user.uid, user.at.date, user.at.round, phase, seed=self._seed, weight=weight, model=self._model,
+            begin=begin, states=user.states, known=user.known, examples=training, trainer=self._trainer,
+            trains=self._train(phase, user, training),
+        )  # fmt: skip
+
+    def _train(self, phase: str, user: Loaded, training: Callable[[], Examples]) -> Trains:
+        def trains(
+            examples: Examples, part: str, epochs: int | None, correct: Callable[[], None] | None
+        ) -> tuple[dict[str, Pair], int]:
+            turn = self._turn(phase, user, training, part, correct)
+            self._model.model.train()
+            metrics = self._play(self._with_epochs(epochs).train_user, examples, turn)
+            self._model.check_structure()
+            return metrics, turn.steps
+
+        return trains
+
+    def _evaluate(self, user: Loaded, training: Callable[[], Examples]) -> dict[str, Pair]:
+        self._model.model.eval()
+        return self._play(self._trainer.evaluate_user, user.examples, self._turn(TEST, user, training))
+
+    def _turn(
+        self, phase: str, user: Loaded, training: Callable[[], Examples], part: str = "",
+        correct: Callable[[], None] | None = None,
+    ) -> Turn:  # fmt: skip
+        parts: list[str | int] = [phase, user.at.date, user.at.round, user.uid, *([part] if part else [])]
+        seed_everything(stream_key(self._seed, *parts, "global"))
+        key = stream_key(self._seed, *parts)
+        return Turn(user.uid, user.at.date, user.at.round, key, training, correct)
+
+    def _play(self, method: Callable[..., Any], examples: Examples, turn: Turn) -> dict[str, Pair]:
+        """A user's turn in the trainer; returns the metrics."""
+        try:
+            metrics = method(self._model.model, examples, turn)
+        except Exception as error:
+            told = explain_float64(error, turn.uid, examples, self._model.specs, self._reader)
+            if told is None:
+                raise
+            raise told from error
+        return _checked(type(self._trainer).__name__, metrics)
+
+    def _with_epochs(self, epochs: int | None) -> Any:
+        """The trainer, for another number of epochs."""
+        if epochs is None or epochs == getattr(self._trainer, "epochs", None):
+            return self._trainer
+        if not hasattr(self._trainer, "epochs"):
+            raise BadInput(f"{type(self._trainer).__name__} has no 'epochs', which this algorithm changes")
+        if epochs not in self._by_epochs:
+            other = self._by_epochs[epochs] = copy.copy(self._trainer)
+            other.epochs = epochs
+        return self._by_epochs[epochs]
+
+
+def is_better(trainer: Any, one: Mapping[str, Pair], other: Mapping[str, Pair]) -> float:
+    """1.0 if the metric that is the task's result is better in the first, else 0.0."""
+    result = getattr(trainer, "result", None)
+    name = result if result in one else next(iter(one), None)
+    if name is None or name not in other:
+        return 0.0
+    mine, theirs = ratio(one[name]), ratio(other[name])
+    return float(mine > theirs if getattr(trainer, "higher_is_better", name != "loss") else mine < theirs)
+
+
+def _checked(who: str, metrics: Any) -> dict[str, Pair]:
+    """Metrics as plain floats.
+
+    Raises:
+        BadInput: not name -> (sum, count).
+    """
+    try:
+        return {str(name): (float(total), float(count)) for name, (total, count) in metrics.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        said = " ".join(repr(metrics).split())[:200]
+        raise BadInput(f"{who} must return metrics as name -> (sum, count), not {said}") from error
