@@ -1,6 +1,17 @@
 """The global scheduler: sampling, aggregation, server optimizers, rounds; never Paddle."""
 
+from scheduler.rules.registries import (
+    ALGORITHMS,
+    FILTERS,
+    register_algorithm,
+    register_filter,
+    register_sampler,
+    register_server_optimizer,
+    register_test_sampler,
+)
 from scheduler.rules.samplers import (
+    SAMPLERS,
+    TEST_SAMPLERS,
     AllTestSampler,
     FixedSampler,
     HashSampler,
@@ -25,7 +36,11 @@ from scheduler.rules.server_optimizers import (
 from scheduler.service.client import SchedulerClient
 
 __all__ = [
+    "ALGORITHMS",
+    "FILTERS",
+    "SAMPLERS",
     "SERVER_OPTIMIZERS",
+    "TEST_SAMPLERS",
     "AllTestSampler",
     "FedAdagrad",
     "FedAdam",
@@ -44,4 +59,9 @@ __all__ = [
     "TestSampler",
     "UniformSampler",
     "UserTable",
+    "register_algorithm",
+    "register_filter",
+    "register_sampler",
+    "register_server_optimizer",
+    "register_test_sampler",
 ]

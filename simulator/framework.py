@@ -80,6 +80,14 @@ class SimulationFramework:
         """Sets the server step, in place of `--server-optimizer`."""
         self._pieces.optimizer = optimizer
 
+    def set_algorithm(self, algorithm: Any) -> None:
+        """Sets what users train and what is made of it, in place of `--algorithm`."""
+        self._pieces.algorithm = algorithm
+
+    def set_filters(self, *filters: Any) -> None:
+        """Sets what is done to each user's update and to their mean, in order, in place of `--filter`."""
+        self._pieces.filters = filters
+
     def is_scheduler(self) -> bool:
         """Whether this rank is the global scheduler."""
         return self._role.is_scheduler()

@@ -32,20 +32,6 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-class BadChoice(BadInput):
-    """A choice that cannot be.
-
-    Args:
-        setting: that it was given for.
-        written: text or mapping.
-        reason: the line without these two.
-    """
-
-    def __init__(self, setting: str, written: Any, reason: str) -> None:
-        super().__init__(f"{setting} {_shown(str(written) if isinstance(written, Choice) else written)}: {reason}")
-        self.reason = reason
-
-
 @dataclass(frozen=True)
 class Choice:
     """A name with its arguments, as they were written.
@@ -128,12 +114,12 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
             written: text, mapping or `Choice`, see `parse_choice`.
 
         Raises:
-            BadChoice: no choice, an unknown name or argument, or a value of the wrong type.
+            BadInput: no choice, an unknown name or argument, or a value of the wrong type.
         """
         choice = parse_choice(self.setting, written)
         if choice.name not in self:
             known = ", ".join(self) or "none yet"
-            raise BadChoice(self.setting, written, f"there is no {self.what} {choice.name!r}; there are {known}")
+            raise _refusal(self.setting, written, f"there is no {self.what} {choice.name!r}; there are {known}")
         given = self._by_name(choice, written)
         named = []
         for name, parameter in self.arguments(choice.name).items():
@@ -141,32 +127,31 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
                 named.append((name, _plain(self._fitted(written, choice.name, parameter, name, given[name]))))
         made = Choice(choice.name, (), tuple(named))
         if len(str(made)) > MAX_LENGTH:
-            raise BadChoice(self.setting, written, f"longer than {MAX_LENGTH} letters")
+            raise _refusal(self.setting, written, f"longer than {MAX_LENGTH} letters")
         return made
 
-    def make(self, choice: Choice, **defaults: Any) -> Piece:
+    def make(self, written: Any) -> Piece:
         """The piece that was chosen.
 
         Args:
-            choice: name and arguments.
-            defaults: arguments it gets, where it takes them and the choice does not give them.
+            written: as in `parse`.
 
         Raises:
-            BadChoice: as `parse`, an argument is missing, or the class refuses its arguments.
+            BadInput: as `parse`; or an argument is missing, or the class refuses one.
         """
-        choice = self.parse(choice)
-        arguments = self.arguments(choice.name)
-        given = {name: value for name, value in defaults.items() if name in arguments} | dict(choice.named)
-        call = {}
-        for name, parameter in arguments.items():
+        choice = self.parse(written)
+        given, call = dict(choice.named), {}
+        for name, parameter in self.arguments(choice.name).items():
             if name in given:
                 call[parameter.name] = self._fitted(choice, choice.name, parameter, name, given[name])
             elif parameter.default is inspect.Parameter.empty:
-                raise BadChoice(self.setting, choice, f"{name} is missing: it is {self.describe(choice.name)}")
+                raise _refusal(self.setting, choice, f"{name} is missing: it is {self.describe(choice.name)}")
         try:
             made: Piece = self._maker(choice.name)(**call)
         except (BadInput, ValueError) as error:
-            raise BadChoice(self.setting, choice, " ".join(str(error).split())) from error
+            if str(error).startswith("--"):
+                raise  # it names the setting itself, as --plan
+            raise _refusal(self.setting, choice, " ".join(str(error).split())) from error
         return made
 
     def arguments(self, name: str) -> dict[str, inspect.Parameter]:
@@ -200,16 +185,16 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
         in_order = [name for name, parameter in arguments.items() if parameter.kind in _BY_POSITION]
         if len(choice.positional) > len(in_order):
             said = f"{_shown(choice.positional[len(in_order)])} is too much: it is {self.describe(choice.name)}"
-            raise BadChoice(self.setting, written, said)
+            raise _refusal(self.setting, written, said)
         given = dict(zip(in_order, choice.positional, strict=False))
         full = {parameter.name: name for name, parameter in arguments.items()}
         for name, value in choice.named:
             name = name if name in arguments else full.get(name, name)
             if name in given:
-                raise BadChoice(self.setting, written, f"{name} is given twice")
+                raise _refusal(self.setting, written, f"{name} is given twice")
             if name not in arguments:
                 said = f"{choice.name} takes no {name!r}; it is {self.describe(choice.name)}"
-                raise BadChoice(self.setting, written, said)
+                raise _refusal(self.setting, written, said)
             given[name] = value
         return given
 
@@ -217,7 +202,7 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
         try:
             return fitted(value, annotation_of(self._kinds[name], parameter))
         except Unfit as error:
-            raise BadChoice(self.setting, written, f"{argument} is {_shown(value)}; it must be {error}") from error
+            raise _refusal(self.setting, written, f"{argument} is {_shown(value)}; it must be {error}") from error
 
 
 def parse_choice(setting: str, written: Any) -> Choice:
@@ -228,7 +213,7 @@ def parse_choice(setting: str, written: Any) -> Choice:
         written: "name", "name(1, mu=0.1)", {"name": {"mu": 0.1}} or {"name": [1]}.
 
     Raises:
-        BadChoice: it is none of these, or an argument is no plain value.
+        BadInput: it is none of these, or an argument is no plain value.
     """
     if isinstance(written, Choice):
         choice = written
@@ -242,7 +227,7 @@ def parse_choice(setting: str, written: Any) -> Choice:
         positional = tuple(_plain(value) for value in choice.positional)
         return Choice(choice.name, positional, tuple((name, _plain(value)) for name, value in choice.named))
     except ValueError as error:
-        raise BadChoice(setting, written, str(error)) from error
+        raise _refusal(setting, written, str(error)) from error
 
 
 def _from_text(setting: str, written: Any) -> Choice:
@@ -276,8 +261,12 @@ def _from_mapping(setting: str, written: Mapping[Any, Any]) -> Choice:
     return Choice(str(name), tuple(arguments) if isinstance(arguments, list | tuple) else (arguments,))
 
 
-def _not_a_choice(setting: str, written: Any) -> BadChoice:
-    return BadChoice(setting, written, "write a name, with arguments if it takes some, as in 'name(1, mu=0.1)'")
+def _refusal(setting: str, written: Any, reason: str) -> BadInput:
+    return BadInput(f"{setting} {_shown(str(written) if isinstance(written, Choice) else written)}: {reason}")
+
+
+def _not_a_choice(setting: str, written: Any) -> BadInput:
+    return _refusal(setting, written, "write a name, with arguments if it takes some, as in 'name(1, mu=0.1)'")
 
 
 def _is_name(text: str) -> bool:

@@ -30,9 +30,14 @@ import numpy.typing as npt
 
 from protos.codec import Array, Tensors
 from protos.errors import BadInput
+from scheduler.rules.choices import Registry
 from scheduler.rules.exact_sum import BLOCK, Int64, Sums, row_blocks
 
 Float64 = npt.NDArray[np.float64]
+
+SERVER_OPTIMIZERS: Registry[ServerOptimizer] = Registry(
+    "--server-optimizer", "server optimizer", short={"learning_rate": "lr"}
+)
 
 
 class ServerOptimizer(ABC):
@@ -144,6 +149,7 @@ class ServerOptimizer(ABC):
         return self._state[name]
 
 
+@SERVER_OPTIMIZERS.register("fedavg")
 class FedAvg(ServerOptimizer):
     """x <- x + lr d."""
 
@@ -159,6 +165,7 @@ class FedAvg(ServerOptimizer):
         return x
 
 
+@SERVER_OPTIMIZERS.register("sum")
 class Sum(ServerOptimizer):
     """x <- x + lr times the plain sum of the users' deltas, each counted once."""
 
@@ -173,6 +180,7 @@ class Sum(ServerOptimizer):
         return x + self.learning_rate * (mean * cohort_size)
 
 
+@SERVER_OPTIMIZERS.register("fedavgm")
 class FedAvgM(ServerOptimizer):
     """FedAvg with server momentum."""
 
@@ -214,6 +222,7 @@ class _Adaptive(ServerOptimizer):
         return x + self.learning_rate * m / (np.sqrt(v) + self.tau)
 
 
+@SERVER_OPTIMIZERS.register("fedadagrad")
 class FedAdagrad(_Adaptive):
     """v <- v + d^2."""
 
@@ -226,6 +235,7 @@ class FedAdagrad(_Adaptive):
         v += square
 
 
+@SERVER_OPTIMIZERS.register("fedadam")
 class FedAdam(_Adaptive):
     """v <- b2 v + (1 - b2) d^2."""
 
@@ -239,6 +249,7 @@ class FedAdam(_Adaptive):
         v += (1 - self.beta2) * square
 
 
+@SERVER_OPTIMIZERS.register("fedyogi")
 class FedYogi(_Adaptive):
     """v <- v - (1 - b2) d^2 sign(v - d^2)."""
 
@@ -256,8 +267,3 @@ def _gather(sums: Sums, name: str, rows: npt.NDArray[np.intp]) -> Int64:
     found = sums.totals[name][rows]
     found[~sums.touched[name][rows]] = 0
     return found.reshape(-1)
-
-
-SERVER_OPTIMIZERS: dict[str, type[ServerOptimizer]] = {
-    kind.name: kind for kind in (FedAvg, Sum, FedAvgM, FedAdam, FedYogi, FedAdagrad)
-}
