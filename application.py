@@ -5,10 +5,7 @@ mpirun -np 2 python application.py lm_data       a scheduler and a simulator
 python application.py --help                     every setting
 """
 
-from pydantic import Field
-
 from reader import LeafRedditReader
-from scheduler import FedAvg, ServerOptimizer
 from simulator import FLSimRoleMaker, Settings, SimulationFramework, parse_settings
 from trainer import LanguageModelTrainer
 
@@ -16,15 +13,8 @@ from trainer import LanguageModelTrainer
 class RecipeSettings(Settings):
     """Federated training of a language model: DATA holds one folder a day (YYYYMMDD) with train and test files."""
 
-    server_lr: float | None = Field(
-        None, description="server learning rate (default: 1.85 for fedavg, else the optimizer's own)"
-    )
-
-    def make_server_optimizer(self) -> ServerOptimizer:
-        """FedAvg goes further than the mean delta in this recipe."""
-        if self.server_optimizer == FedAvg.name and self.server_lr is None:
-            return FedAvg(1.85)
-        return super().make_server_optimizer()
+    # FedAvg goes further than the mean delta in this recipe.
+    server_optimizer: str = "fedavg(lr=1.85)"
 
 
 def main() -> None:

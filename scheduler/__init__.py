@@ -1,6 +1,19 @@
 """The global scheduler: sampling, aggregation, server optimizers, rounds; never Paddle."""
 
+from scheduler.rules.algorithm import Algorithm, Group, Local, Metrics, Shapes, Specs, Update, check_number
+from scheduler.rules.filters import Filter
+from scheduler.rules.registries import (
+    ALGORITHMS,
+    FILTERS,
+    register_algorithm,
+    register_filter,
+    register_sampler,
+    register_server_optimizer,
+    register_test_sampler,
+)
 from scheduler.rules.samplers import (
+    SAMPLERS,
+    TEST_SAMPLERS,
     AllTestSampler,
     FixedSampler,
     HashSampler,
@@ -22,26 +35,49 @@ from scheduler.rules.server_optimizers import (
     ServerOptimizer,
     Sum,
 )
+from scheduler.rules.server_rule import Float64, ServerRule
+from scheduler.rules.step import Step
 from scheduler.service.client import SchedulerClient
 
 __all__ = [
+    "ALGORITHMS",
+    "FILTERS",
+    "SAMPLERS",
     "SERVER_OPTIMIZERS",
+    "TEST_SAMPLERS",
+    "Algorithm",
     "AllTestSampler",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedYogi",
+    "Filter",
     "FixedSampler",
+    "Float64",
+    "Group",
     "HashSampler",
+    "Local",
+    "Metrics",
     "NoTestSampler",
     "OnePercentTestSampler",
     "Round",
     "Sampler",
     "SchedulerClient",
     "ServerOptimizer",
+    "ServerRule",
+    "Shapes",
+    "Specs",
+    "Step",
     "Sum",
     "TestSampler",
     "UniformSampler",
+    "Update",
     "UserTable",
+    "check_number",
+    "register_algorithm",
+    "register_filter",
+    "register_sampler",
+    "register_server_optimizer",
+    "register_test_sampler",
 ]

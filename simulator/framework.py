@@ -80,6 +80,14 @@ class SimulationFramework:
         """Sets the server step, in place of `--server-optimizer`."""
         self._pieces.optimizer = optimizer
 
+    def set_algorithm(self, algorithm: Any) -> None:
+        """Sets what users train and what is made of it, in place of `--algorithm`."""
+        self._pieces.algorithm = algorithm
+
+    def set_filters(self, *filters: Any) -> None:
+        """Sets what is done to each user's update and to their mean, in order, in place of `--filter`."""
+        self._pieces.filters = filters
+
     def is_scheduler(self) -> bool:
         """Whether this rank is the global scheduler."""
         return self._role.is_scheduler()
@@ -183,7 +191,10 @@ class SimulationFramework:
             self._role.prepare_network(self._settings.interface)
             if self._settings.interface is not None and not self._role.spans_hosts and self.is_scheduler():
                 logger.info("--interface %s has nothing to do: all ranks are on one host", self._settings.interface)
-            self._rules = self._make_rules()
+            rules = self._rules = self._make_rules()
+            check_sendable("algorithm", rules.algorithm)
+            for each in rules.filters:
+                check_sendable("filter", each)
             refuse_idle(self._settings, self._pieces, self._rules)
             self._settings.check_record()
             if self.is_simulator():
@@ -220,6 +231,8 @@ class SimulationFramework:
             federated=settings.mode == "federated",
             rounds=settings.rounds,
             exchange=settings.exchange,
+            algorithm=settings.make_algorithm() if pieces.algorithm is None else pieces.algorithm,
+            filters=settings.make_filters() if pieces.filters is None else pieces.filters,
         )
 
     def _open(self) -> None:

@@ -16,21 +16,25 @@ from simulator.settings_fields import flag_of, shortened
 _FOR = {
     **dict.fromkeys(("sampler", "sample_num", "min_ins_num", "hash_percent", "plan"), "sampler"),
     **dict.fromkeys(("test_sampler", "eval_every"), "test_sampler"),
-    **dict.fromkeys(("server_optimizer", "server_lr"), "optimizer"),
+    **dict.fromkeys(("server_optimizer", "server_lr", "algorithm", "filter"), "optimizer"),
+    "algorithm": "algorithm",
+    "filter": "filters",
     **dict.fromkeys(("epochs", "batch_size", "lr", "max_grad_norm"), "trainer"),
 }
-_CHOSEN_BY = {"sampler": "--sampler", "test_sampler": "--test-sampler", "optimizer": "--server-optimizer"}
+_CHOSEN_BY = {"sampler": "sampler", "test_sampler": "test_sampler", "optimizer": "server_optimizer"}
 
 
 @dataclass
 class Pieces:
-    """What the page has set; samplers and the optimizer are made from the settings if it has not."""
+    """What the page has set; all but reader and trainer are made from the settings if it has not."""
 
     reader: Any = None
     trainer: Any = None
     sampler: Any = None
     test_sampler: Any = None
     optimizer: Any = None
+    algorithm: Any = None
+    filters: tuple[Any, ...] | None = None
 
     def take_settings(self, settings: Settings) -> None:
         """Gives each piece that asks for them the settings, by its method `with_settings`.
@@ -42,14 +46,18 @@ class Pieces:
             BadInput: a piece was given another value than the settings have.
         """
         for name, piece in vars(self).items():
-            holds = any(value is settings for value in getattr(piece, "__dict__", {}).values())
-            for taken in type(settings).model_fields if holds else getattr(piece, "takes", ()):
-                getattr(settings, taken, None)
-            try:
-                if hasattr(piece, "with_settings"):
-                    setattr(self, name, piece.with_settings(settings))
-            except ValueError as error:
-                raise BadInput(str(error)) from error
+            several = tuple(_taken(each, settings) for each in piece) if name == "filters" and piece else None
+            setattr(self, name, _taken(piece, settings) if several is None else several)
+
+
+def _taken(piece: Any, settings: Settings) -> Any:
+    holds = any(value is settings for value in getattr(piece, "__dict__", {}).values())
+    for taken in type(settings).model_fields if holds else getattr(piece, "takes", ()):
+        getattr(settings, taken, None)
+    try:
+        return piece.with_settings(settings) if hasattr(piece, "with_settings") else piece
+    except ValueError as error:
+        raise BadInput(str(error)) from error
 
 
 def refuse_idle(settings: Settings, pieces: Pieces, rules: Rules) -> None:
@@ -66,14 +74,14 @@ def refuse_idle(settings: Settings, pieces: Pieces, rules: Rules) -> None:
     _refuse_together(settings, rules)
     idle = settings.idle()
     if idle:
-        raise BadInput("; ".join(_said(name, settings, pieces, rules) for name in idle))
+        raise BadInput("; ".join(_said(name, settings, pieces) for name in idle))
 
 
 def _refuse_together(settings: Settings, rules: Rules) -> None:
     """Settings that are read and that others make idle."""
     every = vars(settings)["eval_every"]
     if not rules.federated:
-        for name in ("server_optimizer", "server_lr"):
+        for name in ("server_optimizer", "server_lr", "algorithm", "filter"):
             if settings.is_changed(name):
                 flag, value = flag_of(name), vars(settings)[name]
                 raise BadInput(f"{flag} {value} needs --mode federated: centralized has no server step")
@@ -87,7 +95,7 @@ def _refuse_together(settings: Settings, rules: Rules) -> None:
         )
 
 
-def _said(name: str, settings: Settings, pieces: Pieces, rules: Rules) -> str:
+def _said(name: str, settings: Settings, pieces: Pieces) -> str:
     """One line on a setting that does nothing."""
     value = vars(settings)[name]
     begin = f"{flag_of(name)} {value if isinstance(value, str | Path) else shortened(value)} would do nothing"
@@ -95,6 +103,8 @@ def _said(name: str, settings: Settings, pieces: Pieces, rules: Rules) -> str:
     if part is None:
         return f"{begin}: neither the page nor a piece it sets reads settings.{name}"
     piece = getattr(pieces, part)
-    if part != "trainer" and piece is None:
-        return f"{begin} with {_CHOSEN_BY[part]} {getattr(getattr(rules, part), 'name', '')}; leave it out"
-    return f"{begin}: {type(piece).__name__}, which the page sets, does not use it; leave it out"
+    if piece is None and part in _CHOSEN_BY:
+        chosen = _CHOSEN_BY[part]
+        return f"{begin} with {flag_of(chosen)} {vars(settings)[chosen].partition('(')[0]}; leave it out"
+    names = ", ".join(type(each).__name__ for each in (piece if part == "filters" and piece else [piece]))
+    return f"{begin}: {names}, which the page sets, does not use it; leave it out"

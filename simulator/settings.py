@@ -15,22 +15,22 @@ from pydantic import Field, PrivateAttr, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict, SettingsError
 
 from protos.errors import BadInput
-from scheduler.rules.samplers import (
-    AllTestSampler,
-    FixedSampler,
-    HashSampler,
-    NoTestSampler,
-    OnePercentTestSampler,
-    Sampler,
-    TestSampler,
-    UniformSampler,
-)
+from scheduler.rules.registries import ALGORITHMS, FILTERS
+from scheduler.rules.samplers import SAMPLERS, TEST_SAMPLERS, Sampler, TestSampler
 from scheduler.rules.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 from scheduler.state.partition import Exchange
 from simulator.launch.launch_environment import launcher_rank
 from simulator.launch.role_maker import FLSimRoleMaker
-from simulator.settings_fields import Uses, adapter, flag_of, inherit, shortened
-from simulator.settings_file import read_settings_file
+from simulator.settings_choices import (
+    choices_help,
+    chosen_from,
+    make_chosen,
+    make_several,
+    quoted,
+    several_from,
+)
+from simulator.settings_fields import Uses, adapter, describe_problem, inherit
+from simulator.settings_file import read_record, read_settings_file
 
 BAD_USAGE = 2
 # Of --resume: go on if there is something to go on from.
@@ -77,7 +77,16 @@ class Settings(BaseSettings):
     init: Path | None = Field(None, description="NPZ file of initial parameters, such as a record's params/final.npz")
     train_last_day: bool = Field(False, description="train on the last day too, after its test")
 
-    sampler: Literal["uniform", "hash", "fixed"] = Field("uniform", description="how the users of a round are chosen")
+    algorithm: Annotated[str, chosen_from(ALGORITHMS)] = Field(
+        "fedavg", description="what users train and what is made of it; a name with arguments, as below"
+    )
+    filter: Annotated[tuple[str, ...], several_from(FILTERS)] = Field(
+        (), description="what is done to each user's update and to their mean; several in order, each with the flag"
+    )
+
+    sampler: Annotated[str, chosen_from(SAMPLERS)] = Field(
+        "uniform", description='how the users of a round are chosen, such as "uniform(20)"'
+    )
     sample_num: int = Field(10, ge=1, le=MOST, description="users a round (uniform)")
     min_ins_num: int = Field(1, ge=1, le=MOST, description="examples a user must have to be chosen (uniform, hash)")
     hash_percent: float = Field(1.0, gt=0, le=100, description="per cent of the users that train every round (hash)")
@@ -93,14 +102,14 @@ class Settings(BaseSettings):
         (), description="patterns of the parameters each user keeps to itself, such as 'out.bias' or 'out.*'"
     )
 
-    server_optimizer: Literal["fedavg", "sum", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = Field(
-        "fedavg", description="how the mean delta moves the global parameters"
+    server_optimizer: Annotated[str, chosen_from(SERVER_OPTIMIZERS)] = Field(
+        "fedavg", description='how the mean delta moves the global parameters, such as "fedadam(lr=0.01, beta2=0.99)"'
     )
     server_lr: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="server learning rate (default: the optimizer's own; 1 for fedavg)"
     )
 
-    test_sampler: Literal["all", "one-percent", "none"] = Field("all", description="users that are tested")
+    test_sampler: Annotated[str, chosen_from(TEST_SAMPLERS)] = Field("all", description="users that are tested")
     eval_every: int = Field(
         0, ge=0, le=MOST, description="also test every so many rounds, on the next day's data (0: never)"
     )
@@ -123,6 +132,24 @@ class Settings(BaseSettings):
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
 
     _uses: Uses = PrivateAttr(default_factory=Uses)
+
+    def __init__(self, **values: Any) -> None:
+        """Checks the values as those of a command line.
+
+        Raises:
+            BadInput: one line that names each setting that cannot be.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise BadInput("; ".join(describe_problem(problem, type(self)) for problem in error.errors())) from error
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: Any, init_settings: Any, env_settings: Any, dotenv_settings: Any, file_secret_settings: Any
+    ) -> tuple[Any, ...]:
+        """Only what is given, and the command line: the environment sets nothing."""
+        return (init_settings,)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -150,7 +177,10 @@ class Settings(BaseSettings):
             return True
         default = field.get_default(call_default_factory=True)
         value = vars(self)[name]
-        return bool(value != default and value != adapter(field).validate_python(default))
+        try:
+            return bool(value != default and value != adapter(field).validate_python(default))
+        except ValidationError:
+            return True  # the default that the page gives cannot be
 
     def idle(self) -> list[str]:
         """Settings that were changed and that nothing has read: they would do nothing.
@@ -166,29 +196,27 @@ class Settings(BaseSettings):
         if self.resume == AUTO and self.output is None:
             raise BadInput("--resume auto needs --output FOLDER: the folder to go on in, or to start in")
 
+    def make_algorithm(self) -> Any:
+        """The algorithm these settings name."""
+        return make_chosen(self, "algorithm")
+
+    def make_filters(self) -> tuple[Any, ...]:
+        """The filters these settings name, in order."""
+        return make_several(self, "filter")
+
     def make_sampler(self) -> Sampler:
         """The sampler these settings name."""
-        if self.sampler == "fixed":
-            if self.plan is None:
-                raise BadInput("--sampler fixed needs --plan FILE")
-            return FixedSampler.from_file(self.plan)
-        if self.plan is not None:
-            raise BadInput(f"--plan {self.plan} needs --sampler fixed, not {self.sampler}")
-        if self.sampler == "hash":
-            return HashSampler(self.hash_percent, self.min_ins_num)
-        return UniformSampler(self.sample_num, self.min_ins_num)
+        sampler: Sampler = make_chosen(self, "sampler")
+        return sampler
 
     def make_test_sampler(self) -> TestSampler:
         """The test sampler these settings name."""
-        kinds: dict[str, type[TestSampler]] = {
-            kind.name: kind for kind in (AllTestSampler, OnePercentTestSampler, NoTestSampler)
-        }
-        return kinds[self.test_sampler]()
+        sampler: TestSampler = make_chosen(self, "test_sampler")
+        return sampler
 
     def make_server_optimizer(self) -> ServerOptimizer:
         """The server optimizer these settings name."""
-        kind: Any = SERVER_OPTIMIZERS[self.server_optimizer]
-        optimizer: ServerOptimizer = kind() if self.server_lr is None else kind(learning_rate=self.server_lr)
+        optimizer: ServerOptimizer = make_chosen(self, "server_optimizer")
         return optimizer
 
 
@@ -234,64 +262,29 @@ def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySetti
     for name, path in vars(found).items():
         if path is not None and not isinstance(path, (Path, str)):
             raise BadInput(f"--{name} needs a path")  # `--config=--`, of which argparse makes a list
-    below = _settings_of(Path(found.resume), kind) if found.resume not in (None, AUTO) else {}
+    below = read_record(Path(found.resume), kind.model_fields) if found.resume not in (None, AUTO) else {}
     if found.config is not None:
         below |= read_settings_file(found.config, "--config", kind.model_fields)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return _parse(kind, arguments, below)
-    except ValidationError as error:
-        raise BadInput("; ".join(_describe(problem, kind) for problem in error.errors())) from error
     except SettingsError as error:
         raise BadInput(" ".join(str(error).split())) from error
     except SystemExit as end:
         if not end.code:
+            sys.stdout.write(choices_help())
             raise  # --help
         # argparse prints its whole usage before the one line that helps
         raise BadInput(said.getvalue().rpartition("error: ")[2].strip()) from end
 
 
 def _parse(kind: type[AnySettings], arguments: Sequence[str], below: dict[str, Any]) -> AnySettings:
-    class Source(kind):  # type: ignore[valid-type, misc]
-        """Only the command line, then the file: the environment sets nothing."""
-
-        @classmethod
-        def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> Any:
-            return (init_settings,)
-
-    Source.__doc__, Source.__name__ = kind.__doc__, kind.__name__
-    source: Any = Source
+    source: Any = kind
     if "data" in below:
         # argparse asks for a positional argument unless it has a default
         field = Field(Path(str(below["data"])), description=kind.model_fields["data"].description)
-        source = create_model(
-            kind.__name__, __base__=Source, __doc__=kind.__doc__, data=(CliPositionalArg[Path], field)
-        )
+        source = create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, data=(CliPositionalArg[Path], field))
         below = {name: value for name, value in below.items() if name != "data"}
-    made = source(_cli_parse_args=list(arguments), _cli_prog_name=Path(sys.argv[0]).name, **below)
+    made = source(_cli_parse_args=quoted(arguments), _cli_prog_name=Path(sys.argv[0]).name, **below)
     return kind.model_construct(**{name: getattr(made, name) for name in kind.model_fields})
-
-
-def _settings_of(record: Path, kind: type[Settings]) -> dict[str, Any]:
-    """The settings of the run that is resumed; none on a host that does not see its record."""
-    path = record / "config.yaml"
-    try:
-        if not path.is_file():
-            return {}
-    except OSError as error:
-        raise BadInput(f"--resume {record}: {error.strerror}") from error
-    settings = read_settings_file(path, "--resume", kind.model_fields)
-    return {name: value for name, value in settings.items() if name not in ("config", "output", "resume")}
-
-
-def _describe(problem: Any, kind: type[Settings]) -> str:
-    name = str(problem["loc"][0]) if problem["loc"] else ""
-    flag = "DATA" if name == "data" else flag_of(name)
-    if problem["type"] == "missing":
-        return f"{flag} is missing" + (" (the data folder)" if name == "data" else "")
-    given, field = problem["input"], kind.model_fields.get(name)
-    value = "" if isinstance(given, dict) else f" {shortened(given)}"
-    # A default is the very object that the class holds.
-    mine = f" (the default that {kind.__name__} gives)" if field is not None and given is field.default else ""
-    return f"{flag}{value}{mine}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

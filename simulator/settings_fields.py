@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 _LETTERS = 80
+# The type of a problem whose message is whole.
+CHOICE = "choice"
 
 
 class Uses(set[str]):
@@ -51,10 +53,27 @@ def inherit(kind: type[BaseModel]) -> None:
     redeclared = [name for name in inspect.get_annotations(kind) if name in getattr(above, "model_fields", {})]
     for name in redeclared:
         field, parent = kind.model_fields[name], above.model_fields[name]
-        field.metadata = [*field.metadata, AfterValidator(_check_of(parent))]
+        # What a value may be written as stays the same, too.
+        befores = [each for each in parent.metadata if isinstance(each, BeforeValidator)]
+        field.metadata = [*befores, *field.metadata, AfterValidator(_check_of(parent))]
         field.description = field.description or parent.description
     if redeclared:
         kind.model_rebuild(force=True)
+
+
+def describe_problem(problem: Any, kind: type[BaseModel]) -> str:
+    """One line on what pydantic has found in a value: the setting, the value and what is wrong with it."""
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    flag = "DATA" if name == "data" else flag_of(name)
+    if problem["type"] == "missing":
+        return f"{flag} is missing" + (" (the data folder)" if name == "data" else "")
+    given, field = problem["input"], kind.model_fields.get(name)
+    value = "" if isinstance(given, dict) else f" {shortened(given)}"
+    # A default is the very object that the class holds.
+    mine = f" (the default that {kind.__name__} gives)" if field is not None and given is field.default else ""
+    if problem["type"] == CHOICE:
+        return f"{problem['msg']}{mine}"
+    return f"{flag}{value}{mine}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def _check_of(parent: FieldInfo) -> Callable[[Any], Any]:

@@ -80,6 +80,26 @@ def read_settings_file(path: Path, what: str, known: Collection[str]) -> dict[st
     return named
 
 
+def read_record(record: Path, known: Collection[str]) -> dict[str, Any]:
+    """The settings of the run that is resumed; none on a host that does not see its record.
+
+    Args:
+        record: its folder.
+        known: names of all settings.
+
+    Raises:
+        BadInput: as `read_settings_file`.
+    """
+    path = record / "config.yaml"
+    try:
+        if not path.is_file():
+            return {}
+    except OSError as error:
+        raise BadInput(f"--resume {record}: {error.strerror}") from error
+    settings = read_settings_file(path, "--resume", known)
+    return {name: value for name, value in settings.items() if name not in ("config", "output", "resume")}
+
+
 def _load(path: Path, where: str) -> Any:
     try:
         with path.open("rb") as file:

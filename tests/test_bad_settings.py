@@ -25,7 +25,14 @@ BAD = {
     "mode": {"solo": "'federated' or 'centralized'"},
     "seed": {**FROM_0, "99999999999999999999": "less than 9223372036854775808"},
     "train_last_day": SWITCH,
-    "sampler": {"best": "'uniform', 'hash' or 'fixed'"},
+    "algorithm": {"bestprox": "there is no algorithm 'bestprox'; there are "},
+    "filter": {"blur(1)": "there is no filter 'blur'; there are "},
+    "sampler": {
+        "best": "there is no sampler 'best'; there are uniform, hash, fixed",
+        "uniform(": "write a name, with arguments if it takes some",
+        "uniform(users=3)": "uniform takes no 'users'; it is uniform(sample_num=10, min_ins_num=1)",
+        "uniform(1.5)": "sample_num is 1.5; it must be a whole number",
+    },
     "sample_num": COUNT,
     "min_ins_num": COUNT,
     "hash_percent": {
@@ -40,9 +47,9 @@ BAD = {
     "batch_size": COUNT,
     "lr": RATE,
     "max_grad_norm": RATE,
-    "server_optimizer": {"sgd": ", ".join(f"'{name}'" for name in ("fedavg", "sum"))},
+    "server_optimizer": {"sgd": f"there is no server optimizer 'sgd'; there are {', '.join(SERVER_OPTIMIZERS)}"},
     "server_lr": RATE,
-    "test_sampler": {"few": "'all', 'one-percent' or 'none'"},
+    "test_sampler": {"few": "there is no test sampler 'few'; there are all, one-percent, none"},
     "eval_every": FROM_0,
     "shards": {**COUNT, "99999999999999999999": "less than or equal to 4096"},
     "tune": SWITCH,
@@ -105,7 +112,7 @@ def test_a_bad_value_is_refused_by_name(tmp_path, name, value, text):
 CONTRADICTIONS = {
     "a plan that is not there": (["--sampler", "fixed", "--plan", "none.json"], "--plan none.json: No such file"),
     "no plan": (["--sampler", "fixed"], "--sampler fixed needs --plan FILE"),
-    "a plan for another sampler": (["--plan", "p.json"], "--plan p.json needs --sampler fixed, not uniform"),
+    "a plan for another sampler": (["--plan", "p.json"], "--plan p.json would do nothing with --sampler uniform"),
     "tests without users": (
         ["--eval-every", "3", "--test-sampler", "none"], "--eval-every 3 tests during the training, but --test-sampler",
     ),

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "simulator": {"protos", "scheduler", "simulator"},
     "reader": {"reader"},
     "model": {"model"},
-    "trainer": {"trainer", "model"},
+    "trainer": {"trainer", "model", "scheduler"},
     "application": {"reader", "scheduler", "simulator", "trainer"},
     "run_codegen": {"protos"},
 }

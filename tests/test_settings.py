@@ -148,7 +148,7 @@ def test_the_data_folder_may_come_from_the_file_too(tmp_path):
     [
         ("rounds: many\n", "--rounds 'many': input should be a valid integer"),
         ("rounds: -1\n", "--rounds -1: input should be greater than or equal to 0"),
-        ("sampler: best\n", "--sampler 'best': input should be 'uniform', 'hash' or 'fixed'"),
+        ("sampler: best\n", "--sampler 'best': there is no sampler 'best'; there are uniform, hash, fixed"),
         ("private: a\n", "--private 'a': input should be a valid tuple"),
         ("lr: 0\nsample_num: 0\n", "--sample-num 0: input should be greater than or equal to 1; --lr 0: input"),
         (
@@ -236,8 +236,8 @@ MISTAKES = {
     "a rate that is none": (["data", "--server-lr", "nan"], ["--server-lr", "'nan'", "finite number"]),
     "more than all": (["data", "--hash-percent", "101"], ["--hash-percent", "'101'", "less than or equal to 100"]),
     "no shards": (["data", "--shards", "0"], ["--shards", "'0'", "greater than or equal to 1"]),
-    "a sampler": (["data", "--sampler", "best"], ["--sampler", "'best'", "'uniform', 'hash' or 'fixed'"]),
-    "a test sampler": (["data", "--test-sampler", "few"], ["--test-sampler", "'all', 'one-percent' or 'none'"]),
+    "a sampler": (["data", "--sampler", "best"], ["--sampler", "'best'", "there are uniform, hash, fixed"]),
+    "a test sampler": (["data", "--test-sampler", "few"], ["--test-sampler", "all, one-percent, none"]),
     "a mode": (["data", "--mode", "solo"], ["--mode", "'solo'", "'federated' or 'centralized'"]),
     "an optimizer": (["data", "--server-optimizer", "sgd"], ["--server-optimizer", *SERVER_OPTIMIZERS]),
     "two mistakes": (["data", "--rounds", "x", "--lr", "y"], ["--rounds 'x'", "--lr 'y'"]),

@@ -6,6 +6,7 @@ a time; its rules run in the scheduler.  It sees NumPy arrays only, and nothing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeAlias
@@ -13,6 +14,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import numpy as np
 
 from protos.codec import Array, TensorSpec
+from protos.errors import BadInput
 from scheduler.rules.metrics import Pair
 from scheduler.rules.server_rule import ServerRule
 
@@ -113,8 +115,12 @@ class Local(Protocol):
         """Names of the shared parameters that have gradients."""
 
     @property
+    def own(self) -> Sequence[str]:
+        """Names of the private parameters that have gradients."""
+
+    @property
     def params(self) -> Mapping[str, Array]:
-        """All parameters of the model as they are now; may be written to."""
+        """All parameters and buffers of the model as they are now, read-only; they change with the next training."""
 
     @property
     def state(self) -> MutableMapping[str, Array]:
@@ -142,6 +148,9 @@ class Local(Protocol):
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Sets parameters of the model."""
+
+    def reset(self) -> None:
+        """Has the model be as the turn began: the round's parameters, and the user's private ones."""
 
     def train(
         self, *, epochs: int | None = None, only: Iterable[str] | None = None,
@@ -175,10 +184,10 @@ class Algorithm:
     changes_all: ClassVar[bool] = False
 
     def private(self, names: Sequence[str]) -> Sequence[str]:
-        """Which of the model's parameters and buffers each user keeps to itself, beside those that are private anyway.
+        """Which parameters each user keeps to itself, beside those that are private anyway: names, or patterns of them.
 
         Args:
-            names: of all, in the model's order.
+            names: of the parameters that have gradients, in the model's order.
         """
         return ()
 
@@ -210,6 +219,15 @@ class Algorithm:
 
         Where it is overridden, users are tested with the global model and with their own.
         """
+
+
+def check_number(name: str, value: float, *, least: float | None = None, above: float | None = None) -> None:
+    """Raises BadInput if an argument is not finite, or out of its bounds."""
+    if not math.isfinite(value) or (least is not None and value < least) or (above is not None and value <= above):
+        bound = (
+            "finite" if least is above is None else f"{least:g} or more" if least is not None else f"above {above:g}"
+        )
+        raise BadInput(f"{name} is {value:g}; it must be {bound}")
 
 
 def personalises(algorithm: Algorithm) -> bool:

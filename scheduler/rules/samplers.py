@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import BadInput, NotFound
+from scheduler.rules.choices import Registry
 from scheduler.rules.streams import stream, uid_hash
 
 
@@ -84,6 +85,10 @@ class Sampler(ABC):
             self.sample(users, Round(0, date, 0, steps.start))
 
 
+SAMPLERS: Registry[Sampler] = Registry("--sampler", "sampler")
+
+
+@SAMPLERS.register("uniform")
 @dataclass(frozen=True)
 class UniformSampler(Sampler):
     """`sample_num` users, uniform without replacement over those with enough examples."""
@@ -91,6 +96,10 @@ class UniformSampler(Sampler):
     name: ClassVar[str] = "uniform"
     sample_num: int = 10
     min_ins_num: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises BadInput if a number is below 1."""
+        _hold_from_1(sample_num=self.sample_num, min_ins_num=self.min_ins_num)
 
     def sample(self, users: UserTable, at: Round) -> list[str]:
         """As the class says.
@@ -108,6 +117,7 @@ class UniformSampler(Sampler):
         return [able[i] for i in chosen]
 
 
+@SAMPLERS.register("hash")
 @dataclass(frozen=True)
 class HashSampler(Sampler):
     """The same `percent` of all users in every round, by a hash of their uid."""
@@ -115,6 +125,12 @@ class HashSampler(Sampler):
     name: ClassVar[str] = "hash"
     percent: float = 1.0
     min_ins_num: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises BadInput if a number cannot be."""
+        _hold_from_1(min_ins_num=self.min_ins_num)
+        if not 0 < self.percent <= 100:
+            raise BadInput(f"percent is {self.percent}; it must be above 0, and 100 at most")
 
     def sample(self, users: UserTable, at: Round) -> list[str]:
         """As the class says.
@@ -132,6 +148,7 @@ class HashSampler(Sampler):
         return chosen
 
 
+@SAMPLERS.register("fixed", make="from_file")
 @dataclass(frozen=True)
 class FixedSampler(Sampler):
     """Replays the cohorts of a plan: the run's round `step` trains `plan[step]`."""
@@ -142,32 +159,32 @@ class FixedSampler(Sampler):
     source: str = field(default="the plan", compare=False)
 
     @classmethod
-    def from_file(cls, path: Path) -> FixedSampler:
+    def from_file(cls, plan: Path) -> FixedSampler:
         """Reads a `cohorts.json`: a list of lists of uids.
 
         Raises:
             BadInput: it cannot be read, is not such a list, or a cohort is empty or repeats a uid.
         """
         try:
-            plan = json.loads(path.read_text(encoding="utf-8"))
+            cohorts = json.loads(plan.read_text(encoding="utf-8"))
         except OSError as error:
-            raise BadInput(f"--plan {path}: {error.strerror}") from error
+            raise BadInput(f"--plan {plan}: {error.strerror}") from error
         except ValueError as error:
-            raise BadInput(f"--plan {path}: not JSON ({error})") from error
+            raise BadInput(f"--plan {plan}: not JSON ({error})") from error
         except RecursionError as error:
-            raise BadInput(f"--plan {path}: nested too deeply; expected a list of lists of uids") from error
-        if not isinstance(plan, list) or not plan:
-            raise BadInput(f"--plan {path}: expected a list of lists of uids, one list a round")
-        for i, cohort in enumerate(plan):
+            raise BadInput(f"--plan {plan}: nested too deeply; expected a list of lists of uids") from error
+        if not isinstance(cohorts, list) or not cohorts:
+            raise BadInput(f"--plan {plan}: expected a list of lists of uids, one list a round")
+        for i, cohort in enumerate(cohorts):
             if not isinstance(cohort, list) or not cohort:
-                raise BadInput(f"--plan {path}: cohort {i} is not a list of uids with at least one")
+                raise BadInput(f"--plan {plan}: cohort {i} is not a list of uids with at least one")
             odd = next((uid for uid in cohort if not isinstance(uid, str)), None)
             if odd is not None or None in cohort:
-                raise BadInput(f"--plan {path}: cohort {i} is not a list of uids: {_short(odd)} is no text")
+                raise BadInput(f"--plan {plan}: cohort {i} is not a list of uids: {_short(odd)} is no text")
             if len(set(cohort)) != len(cohort):
                 twice = next(uid for uid in cohort if cohort.count(uid) > 1)
-                raise BadInput(f"--plan {path}: cohort {i} names uid {twice!r} twice")
-        return cls(tuple(tuple(cohort) for cohort in plan), str(path))
+                raise BadInput(f"--plan {plan}: cohort {i} names uid {twice!r} twice")
+        return cls(tuple(tuple(cohort) for cohort in cohorts), str(plan))
 
     def sample(self, users: UserTable, at: Round) -> list[str]:
         """The plan's cohort of `at.step`."""
@@ -201,6 +218,10 @@ class TestSampler(ABC):
         """The users to test on `date`, sorted."""
 
 
+TEST_SAMPLERS: Registry[TestSampler] = Registry("--test-sampler", "test sampler")
+
+
+@TEST_SAMPLERS.register("all")
 @dataclass(frozen=True)
 class AllTestSampler(TestSampler):
     """Every user."""
@@ -212,6 +233,7 @@ class AllTestSampler(TestSampler):
         return list(users.uids)
 
 
+@TEST_SAMPLERS.register("one-percent")
 @dataclass(frozen=True)
 class OnePercentTestSampler(TestSampler):
     """One per cent of the users, at least one, the same in every test of a day."""
@@ -224,6 +246,7 @@ class OnePercentTestSampler(TestSampler):
         return sorted(users.uids[i] for i in stream(seed, "test", date).choice(len(users.uids), size, replace=False))
 
 
+@TEST_SAMPLERS.register("none")
 @dataclass(frozen=True)
 class NoTestSampler(TestSampler):
     """Nobody: no test is run and no test data is read."""
@@ -233,6 +256,12 @@ class NoTestSampler(TestSampler):
     def sample(self, users: UserTable, seed: int, date: str) -> list[str]:
         """As the class says."""
         return []
+
+
+def _hold_from_1(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise BadInput(f"{name} is {number}; it must be 1 at least")
 
 
 def _short(value: object) -> str:

@@ -27,8 +27,13 @@ from typing import ClassVar
 import numpy as np
 
 from protos.errors import BadInput
+from scheduler.rules.choices import Registry
 from scheduler.rules.server_rule import Float64, ServerRule
 from scheduler.rules.step import Step
+
+SERVER_OPTIMIZERS: Registry[ServerOptimizer] = Registry(
+    "--server-optimizer", "server optimizer", short={"learning_rate": "lr"}
+)
 
 
 class ServerOptimizer(ServerRule):
@@ -56,6 +61,7 @@ class ServerOptimizer(ServerRule):
         return f"{type(self).__qualname__}({numbers})"
 
 
+@SERVER_OPTIMIZERS.register("fedavg")
 class FedAvg(ServerOptimizer):
     """x <- x + lr d."""
 
@@ -71,6 +77,7 @@ class FedAvg(ServerOptimizer):
         return x
 
 
+@SERVER_OPTIMIZERS.register("sum")
 class Sum(ServerOptimizer):
     """x <- x + lr times the plain sum of the users' deltas, each counted once."""
 
@@ -85,6 +92,7 @@ class Sum(ServerOptimizer):
         return x + self.learning_rate * (mean * at.cohort)
 
 
+@SERVER_OPTIMIZERS.register("fedavgm")
 class FedAvgM(ServerOptimizer):
     """FedAvg with server momentum."""
 
@@ -126,6 +134,7 @@ class _Adaptive(ServerOptimizer):
         return x + self.learning_rate * m / (np.sqrt(v) + self.tau)
 
 
+@SERVER_OPTIMIZERS.register("fedadagrad")
 class FedAdagrad(_Adaptive):
     """v <- v + d^2."""
 
@@ -138,6 +147,7 @@ class FedAdagrad(_Adaptive):
         v += square
 
 
+@SERVER_OPTIMIZERS.register("fedadam")
 class FedAdam(_Adaptive):
     """v <- b2 v + (1 - b2) d^2."""
 
@@ -151,6 +161,7 @@ class FedAdam(_Adaptive):
         v += (1 - self.beta2) * square
 
 
+@SERVER_OPTIMIZERS.register("fedyogi")
 class FedYogi(_Adaptive):
     """v <- v - (1 - b2) d^2 sign(v - d^2)."""
 
@@ -161,8 +172,3 @@ class FedYogi(_Adaptive):
 
     def _second(self, v: Float64, square: Float64) -> None:
         v -= (1 - self.beta2) * square * np.sign(v - square)
-
-
-SERVER_OPTIMIZERS: dict[str, type[ServerOptimizer]] = {
-    kind.name: kind for kind in (FedAvg, Sum, FedAvgM, FedAdam, FedYogi, FedAdagrad)
-}

@@ -14,7 +14,7 @@ from simulator.checkpoints.fingerprint import fingerprint
 from simulator.settings import Settings
 from simulator.settings_fields import flag_of
 
-_PIECES = ("reader", "trainer", "sampler", "test sampler", "server optimizer")
+_PIECES = ("reader", "trainer", "sampler", "test sampler", "server optimizer", "algorithm")
 
 
 def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> tuple[dict[str, Any], list[str]]:
@@ -30,9 +30,14 @@ def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> t
         "--flag" -> value, name of a piece -> its description; and what of the pieces is known by its class alone.
     """
     meaning: dict[str, Any] = {flag_of(name): _plain(value) for name, value in settings.meaning().items()}
-    pieces = (reader, trainer, rules.sampler, rules.test_sampler, rules.optimizer)
+    pieces = dict(
+        zip(
+            _PIECES, (reader, trainer, rules.sampler, rules.test_sampler, rules.optimizer, rules.algorithm), strict=True
+        )
+    )
+    pieces |= {f"filter {number}": each for number, each in enumerate(rules.filters, 1)}
     vague = []
-    for what, piece in zip(_PIECES, pieces, strict=True):
+    for what, piece in pieces.items():
         told = describe(piece, leave_out=getattr(piece, "takes", ()), elsewhere=(Settings,))
         meaning[what] = dict(told.texts)
         vague += [f"{what} {told.texts['']}: {path or 'all of it'}" for path in told.vague]
@@ -41,7 +46,7 @@ def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> t
 
 def pieces_of(meaning: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The descriptions of the pieces, for a person to read."""
-    pieces = {name: meaning[name] for name in _PIECES if name in meaning}
+    pieces = {name: texts for name, texts in meaning.items() if name in _PIECES or name.startswith("filter ")}
     return {name: {path or "class": text for path, text in texts.items()} for name, texts in pieces.items()}
 
 

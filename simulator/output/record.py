@@ -16,6 +16,7 @@ from protos.errors import FLError
 from scheduler.rules.metrics import SPREAD, TIMES, mean_metrics, ratio, user_spread
 from scheduler.service.messages import Layout
 from scheduler.state.checkpoints import Marks
+from scheduler.state.global_model import OF
 from scheduler.state.rounds import TRAIN, RoundRecord
 from simulator.npz import write_npz
 from simulator.output.record_files import Cohorts, Table
@@ -84,7 +85,8 @@ class RunRecord:
     def on_initial(self, params: Tensors) -> None:
         """Writes params/initial.npz."""
         if not self._resumed:
-            self.save_params("initial", params)
+            # Groups of an algorithm begin with zeros.
+            self.save_params("initial", {key: value for key, value in params.items() if OF not in key})
 
     def on_record(self, record: RoundRecord) -> None:
         """Adds rows to metrics.csv, and to cohorts.json or per_user.csv."""
@@ -158,8 +160,13 @@ class RunRecord:
     # -- parameters ------------------------------------------------------------------
 
     def save_params(self, name: str, params: Tensors) -> None:
-        """Writes params/NAME.npz, keys are the parameters' names."""
-        write_npz(self.folder / "params" / f"{name}.npz", params)
+        """Writes params/NAME.npz, and for each group of an algorithm params/NAME.GROUP.npz; keys are the arrays'."""
+        files: dict[str, Tensors] = {name: {}}
+        for key, value in params.items():
+            group, _, array = key.rpartition(OF)
+            files.setdefault(f"{name}.{group}" if group else name, {})[array] = value
+        for file, arrays in files.items():
+            write_npz(self.folder / "params" / f"{file}.npz", arrays)
 
     # -- inside ------------------------------------------------------------------------
 

@@ -322,7 +322,7 @@ class Simulation:
         self._schema.set(schema.kept)
         names = agree_on_model(self._client, schema, list(private), self._role.rank, self._role.simulator_ranks[0])
         if self._leader:
-            self._client.update_global_params(self._params.arrays, list(schema.private))
+            self._client.update_global_params(self._params.arrays, list(schema.kept))
         if names:
             data = DataClient(self._addresses(), self._role.keys, self.store)
             private = spread_private_start(self._client, data, names, private, self._schema)

@@ -16,7 +16,7 @@ from scheduler.rules.metrics import Pair
 from scheduler.rules.streams import stream
 from simulator.users.examples import Examples
 from simulator.worker.model_update import ModelUpdate, Rows
-from simulator.worker.round_arrays import RoundArrays, full_name
+from simulator.worker.round_arrays import RoundArrays, full_name, read_only
 
 
 class Trains(Protocol):
@@ -64,6 +64,8 @@ class LocalTurn:
         self._trainings = 0
         # Whether the model is as a turn must find it.
         self._settled = True
+        # What only this turn knows: private parameters as it began.
+        self._private = {name: model.read(name).copy() for name in model.private}
 
     def at_piece(self, number: int) -> LocalTurn:
         """This turn with the state of the algorithm (0) or of a filter (from 1)."""
@@ -117,9 +119,15 @@ class LocalTurn:
         return names
 
     @property
+    def own(self) -> Sequence[str]:
+        """Private parameters that have gradients."""
+        names: Sequence[str] = self._model.own
+        return names
+
+    @property
     def params(self) -> Mapping[str, Array]:
         """The model's parameters now."""
-        return {name: self._model.read(name) for name in self._model.specs}
+        return {name: read_only(self._model.read(name)) for name in self._model.specs}
 
     def group(self, name: str) -> Mapping[str, Array]:
         """A group's arrays as the round began."""
@@ -131,6 +139,10 @@ class LocalTurn:
         """Sets parameters."""
         self._settle()
         self._model.load(arrays)
+
+    def reset(self) -> None:
+        """Has the model be as the turn began."""
+        self.load({**self._begin.model, **self._private})
 
     def train(
         self, *, epochs: int | None = None, only: Iterable[str] | None = None,

@@ -150,12 +150,13 @@ class ModelState:
         self._places = {name: place(name) for name in tensors}
         self._ties = [tie for layer in self._layers for tie in layer.ties({id(t): n for n, t in tensors.items()})]
         self._fixed = [(each, each.home.copy()) for each in map(place, fixed)]
-        self.private = private_names(list(tensors), [*patterns, *also(list(tensors))])
+        trains = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
+        self.private = private_names(list(tensors), [*patterns, *also(trains)])
         self.shared = [name for name in tensors if name not in self.private]
         self._is_shared = frozenset(self.shared)
-        trains = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
-        # Shared parameters that have gradients.
+        # Those that have gradients, shared and private.
         self.trained = [name for name in trains if name in self._is_shared]
+        self.own = [name for name in trains if name not in self._is_shared]
         self._trains = frozenset(trains)
 
     def read(self, name: str) -> Array:

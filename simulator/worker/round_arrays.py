@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protos.codec import Array, Tensors, TensorSpec
+from scheduler.state.global_model import OF
 
 
 class RoundArrays:
@@ -16,7 +17,7 @@ class RoundArrays:
     """
 
     def __init__(self, arrays: Tensors, groups: Mapping[str, Mapping[str, TensorSpec]]) -> None:
-        views = {name: _read_only(value) for name, value in arrays.items()}
+        views = {name: read_only(value) for name, value in arrays.items()}
         self.groups: dict[str, dict[str, Array]] = {
             group: {name: views.pop(full_name(group, name)) for name in names} for group, names in groups.items()
         }
@@ -25,10 +26,11 @@ class RoundArrays:
 
 def full_name(group: str, name: str) -> str:
     """What an array of a group is called among all."""
-    return f"{group}/{name}"
+    return f"{group}{OF}{name}"
 
 
-def _read_only(value: Array) -> Array:
+def read_only(value: Array) -> Array:
+    """A view that cannot be written to."""
     view: Array = value.view()
     view.flags.writeable = False
     return view

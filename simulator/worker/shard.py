@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protos.codec import Tensors, TensorSpec
-from protos.errors import FLError
+from protos.errors import BadInput, FLError
 from protos.shared_arrays import SharedArrays
 from scheduler.rules.algorithm import Group, Shapes, personalises
 from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
@@ -136,6 +136,9 @@ class Shard:
         self._evaluation = Evaluation(model, changes=personalises(algorithm))
         shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
         self._groups = algorithm.groups(shapes)
+        for name in self._groups:
+            if not name.isidentifier() or name == "state":
+                raise BadInput(f"{algorithm}: a group cannot be called {name!r}: a plain name, and not 'state'")
         self._equal = [name for name, group in self._groups.items() if group.weight == "one"]
         self._state = UserState(algorithm, self._is.filters, shapes)
         # What Paddle's import left behind stays for good: the collector need not visit it again and again.

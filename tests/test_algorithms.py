@@ -1,0 +1,246 @@
+"""trainer/algorithms and trainer/filters equal the equations of their papers, as NumPy loops on softmax regression."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import ROOT, metrics, params, private, run
+from tiny_task import make_data
+
+LINEAR = ROOT / "tests" / "linear_task.py"
+ROUNDS, EPOCHS, BATCH, LR, USERS, COHORT = 12, 2, 4, 0.3, 12, 5
+FLAGS = ["--rounds", ROUNDS, "--sample-num", COHORT, "--epochs", EPOCHS, "--batch-size", BATCH, "--lr", LR,
+         "--max-grad-norm", 1e9, "--server-lr", 1, "--seed", 5, "--shards", 2]  # fmt: skip
+DAY, NEXT = "20200101", "20200102"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), users=USERS, seed=4)
+
+
+def users_of(data, day, split):
+    """uid -> (x with a column of ones, y) of a day."""
+    found = {}
+    for path in sorted((Path(data) / day).glob(f"{split}*")):
+        for uid, user in json.loads(path.read_text()).items():
+            x = np.array(user["x"], "float32").astype("float64")
+            found.setdefault(uid, []).append((np.c_[x, np.ones(len(x))], np.array(user["y"])))
+    return {uid: tuple(np.concatenate(each) for each in zip(*parts, strict=True)) for uid, parts in found.items()}
+
+
+def gradient(w, x, y):
+    """Of the mean cross entropy, w (features + 1, classes)."""
+    z = x @ w
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    p[np.arange(len(y)), y] -= 1
+    return x.T @ p / len(y)
+
+
+def descend(w, x, y, extra=lambda w: 0.0, epochs=EPOCHS):
+    """Local SGD; returns the parameters and the number of steps."""
+    steps = 0
+    for _ in range(epochs):
+        for i in range(0, len(y), BATCH):
+            w = w - LR * (gradient(w, x[i : i + BATCH], y[i : i + BATCH]) + extra(w))
+            steps += 1
+    return w, steps
+
+
+def joined(arrays, prefix=""):
+    """Weight and bias as one array."""
+    return np.r_[arrays[f"{prefix}out.weight"], arrays[f"{prefix}out.bias"][None]].astype("float64")
+
+
+def top1(w, x, y):
+    return float(((x @ w).argmax(1) == y).mean())
+
+
+class Loop:
+    """The rounds of a run, and the users of its day."""
+
+    def __init__(self, data, output):
+        self.cohorts = json.loads((output / "cohorts.json").read_text())
+        assert len(self.cohorts) == ROUNDS
+        self.users = users_of(data, DAY, "train")
+        self.output = output
+        self.w = joined(params(output, "initial"))
+
+    def rounds(self):
+        for cohort in self.cohorts:
+            assert len(cohort) == COHORT
+            yield {uid: self.users[uid] for uid in cohort}
+
+    def check(self, w):
+        np.testing.assert_allclose(joined(params(self.output)), w, atol=2e-5, rtol=0)
+
+
+def mean(deltas, weights):
+    return sum(n * d for n, d in zip(weights, deltas, strict=True)) / sum(weights)
+
+
+def play(data, output, *flags, ranks=1):
+    run(LINEAR, data, *FLAGS, *flags, "--output", output, ranks=ranks)
+    return Loop(data, output)
+
+
+def test_fedavg(data, tmp_path):
+    loop = play(data, tmp_path)
+    w = loop.w
+    for cohort in loop.rounds():
+        w = w + mean([descend(w, x, y)[0] - w for x, y in cohort.values()], [len(y) for _, y in cohort.values()])
+    loop.check(w)
+
+
+def test_fedprox(data, tmp_path):
+    loop, mu = play(data, tmp_path, "--algorithm", "fedprox(mu=0.7)"), 0.7
+    w = loop.w
+    for cohort in loop.rounds():
+        deltas = [descend(w, x, y, lambda v, w=w: mu * (v - w))[0] - w for x, y in cohort.values()]
+        w = w + mean(deltas, [len(y) for _, y in cohort.values()])
+    loop.check(w)
+
+
+def test_fednova(data, tmp_path):
+    loop = play(data, tmp_path, "--algorithm", "fednova")
+    w = loop.w
+    for cohort in loop.rounds():
+        sizes = np.array([len(y) for _, y in cohort.values()], float)
+        p = sizes / sizes.sum()
+        ends = [descend(w, x, y) for x, y in cohort.values()]
+        tau_eff = sum(pi * tau for pi, (_, tau) in zip(p, ends, strict=True))
+        w = w + tau_eff * sum(pi * (v - w) / tau for pi, (v, tau) in zip(p, ends, strict=True))
+    loop.check(w)
+
+
+def test_scaffold_option_2(data, tmp_path):
+    loop = play(data, tmp_path, "--algorithm", "scaffold", ranks=2)
+    w, c, own = loop.w, np.zeros_like(loop.w), {uid: np.zeros_like(loop.w) for uid in loop.users}
+    for cohort in loop.rounds():
+        dw, dc = [], []
+        for uid, (x, y) in cohort.items():
+            end, steps = descend(w, x, y, lambda v, ci=own[uid], c=c: c - ci)
+            new = own[uid] - c + (w - end) / (steps * LR)
+            dw.append(end - w)
+            dc.append(new - own[uid])
+            own[uid] = new
+        w = w + sum(dw) / len(dw)
+        c = c + sum(dc) / len(loop.users)
+    loop.check(w)
+    np.testing.assert_allclose(joined(params(tmp_path, "final.c")), c, atol=2e-5)
+    kept = private(tmp_path)
+    assert set(kept) == {uid for cohort in loop.cohorts for uid in cohort}
+    for uid, arrays in kept.items():
+        np.testing.assert_allclose(joined(arrays, "state/"), own[uid], atol=5e-5)
+
+
+def test_ditto(data, tmp_path):
+    loop, lam = play(data, tmp_path, "--algorithm", "ditto(lam=0.5)"), 0.5
+    w, own = loop.w, {}
+    for cohort in loop.rounds():
+        deltas = []
+        for uid, (x, y) in cohort.items():
+            own[uid] = descend(own.get(uid, w), x, y, lambda v, w=w: lam * (v - w))[0]
+            deltas.append(descend(w, x, y)[0] - w)
+        w = w + mean(deltas, [len(y) for _, y in cohort.values()])
+    loop.check(w)
+    for uid, arrays in private(tmp_path).items():
+        np.testing.assert_allclose(joined(arrays, "state/"), own[uid], atol=2e-5)
+    tests = users_of(data, NEXT, "test")
+    mine = {}
+    for uid, (x, y) in tests.items():
+        v = own.get(uid)
+        if v is None:
+            v = descend(w, *loop.users[uid], lambda v, w=w: lam * (v - w))[0]
+        mine[uid] = top1(v, x, y) * len(y), top1(w, x, y) * len(y), len(y)
+    hits, shared_hits, counts = (sum(each) for each in zip(*mine.values(), strict=True))
+    row = metrics(tmp_path)[-1]
+    assert float(row["personal_top1"]) == pytest.approx(hits / counts, abs=1e-6)
+    assert float(row["top1"]) == pytest.approx(shared_hits / counts, abs=1e-6)
+
+
+def test_fine_tuning_before_the_test(data, tmp_path):
+    loop = play(data, tmp_path, "--algorithm", "finetune(epochs=3)")
+    w = loop.w
+    for cohort in loop.rounds():
+        w = w + mean([descend(w, x, y)[0] - w for x, y in cohort.values()], [len(y) for _, y in cohort.values()])
+    loop.check(w)
+    hits = shared_hits = counts = 0.0
+    tests = users_of(data, NEXT, "test")
+    for uid, (x, y) in tests.items():
+        own = descend(w, *loop.users[uid], epochs=3)[0]
+        hits, shared_hits, counts = (
+            hits + top1(own, x, y) * len(y),
+            shared_hits + top1(w, x, y) * len(y),
+            counts + len(y),
+        )
+    row = metrics(tmp_path)[-1]
+    assert float(row["personal_top1"]) == pytest.approx(hits / counts, abs=1e-6)
+    assert float(row["top1"]) == pytest.approx(shared_hits / counts, abs=1e-6)
+    assert 0 <= float(row["personal_helps"]) <= 1
+
+
+def test_fedrep_trains_the_head_and_then_the_rest(data, tmp_path):
+    """The head is the bias here, and the weight the representation: each trains with the other fixed."""
+    run(LINEAR, data, *FLAGS, "--algorithm", "fedrep(head='out.bias', head_epochs=2)", "--output", tmp_path)
+    kept, end = private(tmp_path), params(tmp_path)
+    assert list(end) == ["out.weight"]
+    users = users_of(data, DAY, "train")
+    w, heads = params(tmp_path, "initial")["out.weight"].astype("float64"), {uid: np.zeros(3) for uid in users}
+    for cohort in json.loads((tmp_path / "cohorts.json").read_text()):
+        deltas = []
+        for uid in cohort:
+            x, y = users[uid]
+            b, v = heads[uid], w
+            for _ in range(2):
+                for i in range(0, len(y), BATCH):
+                    b = b - LR * gradient(np.r_[v, b[None]], x[i : i + BATCH], y[i : i + BATCH])[-1]
+            for _ in range(EPOCHS):
+                for i in range(0, len(y), BATCH):
+                    v = v - LR * gradient(np.r_[v, b[None]], x[i : i + BATCH], y[i : i + BATCH])[:-1]
+            heads[uid] = b
+            deltas.append(v - w)
+        w = w + mean(deltas, [len(users[uid][1]) for uid in cohort])
+    np.testing.assert_allclose(end["out.weight"], w, atol=2e-5)
+    for uid, arrays in kept.items():
+        np.testing.assert_allclose(arrays["out.bias"], heads[uid], atol=2e-5)
+
+
+def test_clipping(data, tmp_path):
+    loop, bound = play(data, tmp_path, "--filter", "clip(norm=0.4)"), 0.4
+    w, clipped = loop.w, 0
+    for cohort in loop.rounds():
+        deltas = [descend(w, x, y)[0] - w for x, y in cohort.values()]
+        norms = [np.sqrt((d**2).sum()) for d in deltas]
+        clipped += sum(norm > bound for norm in norms)
+        deltas = [d * min(1, bound / norm) for d, norm in zip(deltas, norms, strict=True)]
+        w = w + mean(deltas, [len(y) for _, y in cohort.values()])
+    assert 0 < clipped < ROUNDS * COHORT
+    loop.check(w)
+
+
+def test_noise_on_the_sum_of_clipped_updates(data, tmp_path):
+    """Without noise users count equally; with it, what is added has the deviation that it must have."""
+    loop, bound = play(data, tmp_path / "quiet", "--filter", "dp(norm=0.4, noise=0.0)"), 0.4
+    w = loop.w
+    for cohort in loop.rounds():
+        deltas = [descend(w, x, y)[0] - w for x, y in cohort.values()]
+        w = w + sum(d * min(1, bound / np.sqrt((d**2).sum())) for d in deltas) / COHORT
+    loop.check(w)
+    flags = ["--rounds", 1, "--filter", "dp(norm=0.4, noise=2.0)"]
+    drawn = []
+    for seed in range(4):
+        output = tmp_path / f"loud{seed}"
+        run(LINEAR, data, *FLAGS, *flags, "--seed", seed, "--shards", 1, "--test-sampler", "none", "--output", output)
+        users, w = users_of(data, DAY, "train"), joined(params(output, "initial"))
+        (cohort,) = json.loads((output / "cohorts.json").read_text())
+        deltas = [descend(w, *users[uid])[0] - w for uid in cohort]
+        quiet = w + sum(d * min(1, bound / np.sqrt((d**2).sum())) for d in deltas) / COHORT
+        drawn.append(joined(params(output)) - quiet)
+    noise = np.array(drawn)
+    # 84 draws: the deviation is within a quarter of 2.0 * 0.4 / 5 = 0.16.
+    assert noise.std() == pytest.approx(0.16, rel=0.25)
+    assert abs(noise.mean()) < 0.06
+    assert len({each.tobytes() for each in noise}) == 4

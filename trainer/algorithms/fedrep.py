@@ -1,0 +1,43 @@
+"""FedRep: users share a representation, and each has a head of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler import Algorithm, Local, Metrics, check_number, register_algorithm
+
+
+@register_algorithm("fedrep")
+@dataclass(frozen=True)
+class FedRep(Algorithm):
+    """Trains the head first, then the rest of the model.
+
+    Collins et al. 2021, "Exploiting Shared Representations for Personalized Federated Learning", Algorithm 1: user i
+    makes steps on its head h_i with the representation phi fixed, then on phi with h_i fixed; phi is averaged.
+
+    A user that has never trained has the head its model begins with; for a test it trains it on its examples.
+
+    Args:
+        head: pattern of the head's parameters, as 'out.*'; the layer of the last parameter if empty.
+        head_epochs: epochs on the head, at least 1.
+    """
+
+    head: str = ""
+    head_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("head_epochs", self.head_epochs, least=1)
+
+    def private(self, names: Sequence[str]) -> Sequence[str]:
+        """The head."""
+        layer, dot, _ = names[-1].rpartition(".")
+        return [self.head or (f"{layer}.*" if dot else names[-1])]
+
+    def train(self, local: Local) -> Metrics:
+        """Head, then representation."""
+        local.train(epochs=self.head_epochs, only=local.own)
+        return local.train(only=local.trained)
+
+    def personalise(self, local: Local) -> None:
+        """New users train a head."""
+        if not local.known:
+            local.train(epochs=self.head_epochs, only=local.own)

@@ -1,0 +1,36 @@
+"""User-level differential privacy: clipped updates, and noise on their sum."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from scheduler import Float64, Step, check_number, register_filter
+from trainer.filters.clip import Clip
+
+
+@register_filter("dp")
+@dataclass(frozen=True)
+class UserDP(Clip):
+    """The Gaussian mechanism on the sum of clipped updates.
+
+    McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models", Algorithm 1 for cohorts of a
+    fixed size |S|: each update is clipped to `norm`, users count equally, and the mean gets noise of standard
+    deviation noise * norm / |S|, from the run's own streams.  What privacy that gives is not computed here.
+
+    Args:
+        norm: above 0.
+        noise: standard deviation of the noise on the sum, in norms; 0 or more.
+    """
+
+    noise: float = 1.0
+
+    counts_equally: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("noise", self.noise, least=0.0)
+
+    def on_mean(self, name: str, mean: Float64, at: Step, rng: np.random.Generator) -> None:
+        """Adds the noise."""
+        mean += rng.normal(0.0, self.noise * self.norm / at.cohort, mean.size)
