@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from simulator.machine.address_space import RAISE_LIMIT, address_space, gib, lim
 MAP_BYTES = 1 << 38
 # LMDB holds no larger value.
 MAX_VALUE = (1 << 32) - 1
-# Of a value of private parameters, what is no parameter: the longest uid and the versions' heads.
+# Of a value of private parameters, what is no parameter: the longest uid and its length.
 _HEADS = 1 << 13
 _EXAMPLES, _PRIVATE, _KNOWN = b"x", b"p", b"u"
 _ORDER = struct.Struct(">II")
-_VERSION = struct.Struct("<qI")
+_STEP, _LENGTH = struct.Struct(">Q"), struct.Struct("<I")
+# Bytes of a uid's digest; a round that no run has.
+_DIGEST, _NEVER = 16, 1 << 62
 
 
 @dataclass(frozen=True)
@@ -125,45 +128,40 @@ class UserStore:
     # -- private parameters ---------------------------------------------------------
 
     def put_private(self, uid: str, step: int, payload: bytes) -> None:
-        """Stores a user's private parameters as trained in global round `step`.
+        """Stores what a user keeps as trained in global round `step`.
 
-        The version before it is kept: a round that is trained again, or another
+        The version before it stays as it is: a round that is trained again, or another
         simulator that still is in this round, must see what the round began with.
 
         Raises:
             WrongState: those of a later round are there.
-            TooLarge: 2 GiB or more; two versions are kept.
+            TooLarge: 4 GiB or more.
         """
         with self._writing() as txn:
-            versions = _versions(txn, uid)
-            if step not in versions and max(versions, default=-1) > step:
+            newest = max((s for s, _ in _versions(txn, uid)), default=-1)
+            if newest > step and txn.get(_private_key(uid, step)) is None:
                 raise WrongState(
                     f"uid {uid!r}: private parameters of round {step} of the run came, those of round "
-                    f"{max(versions)} are there"
+                    f"{newest} are there"
                 )
-            _put_versions(txn, uid, {**versions, step: payload})
+            _put_version(txn, uid, step, payload)
 
     def get_private(self, uid: str, step: int) -> bytes | None:
-        """A user's private parameters as they were before global round `step`."""
+        """What a user keeps as it was before global round `step`."""
         with self._env.begin() as txn:
-            versions = [p for s, p in _unpack(uid, txn.get(_PRIVATE + _digest(uid))) if s < step]
-        return versions[-1] if versions else None
+            found = [value for s, value in _versions(txn, uid) if s < step]
+            return _payload_of(found[-1]) if found else None
 
     def all_private(self) -> Iterator[tuple[str, int, bytes]]:
         """(uid, step, payload) of the newest version of every user, sorted by the uid's hash."""
-        with self._env.begin() as txn:
-            for _, value in _scan(txn, _PRIVATE):
-                blob = bytes(value)
-                uid = _uid_of(blob)
-                step, payload = _unpack(uid, blob)[-1]
-                yield uid, step, payload
+        return self.private_between(0, _NEVER)
 
     def restore_private(self, records: Iterable[tuple[str, int, bytes]]) -> int:
         """Stores (uid, step, parameters) of a checkpoint in one transaction; the newest of a uid wins."""
         count = 0
         with self._writing() as txn:
             for uid, step, payload in records:
-                _put_versions(txn, uid, {**_versions(txn, uid), step: payload})
+                _put_version(txn, uid, step, payload)
                 count += 1
         return count
 
@@ -180,12 +178,11 @@ class UserStore:
 
         def records() -> Iterator[tuple[str, int, bytes]]:
             with txn:
-                for _, value in _scan(txn, _PRIVATE):
-                    blob = bytes(value)
-                    uid = _uid_of(blob)
-                    known = [(step, payload) for step, payload in _unpack(uid, blob) if step < end]
+                for _, each in groupby(_scan(txn, _PRIVATE), key=lambda item: item[0][: len(_PRIVATE) + _DIGEST]):
+                    known = [(step, value) for key, value in each if (step := _step_of(key)) < end]
                     if known and known[-1][0] >= first:
-                        yield uid, *known[-1]
+                        step, value = known[-1]
+                        yield _uid_of(value), step, _payload_of(value)
 
         return records()
 
@@ -257,7 +254,7 @@ def _is_full(error: Exception) -> bool:
 
 def _digest(uid: str) -> bytes:
     # LMDB bounds keys to 511 bytes; a digest is short whatever the uid.
-    return hashlib.blake2b(uid.encode(), digest_size=16).digest()
+    return hashlib.blake2b(uid.encode(), digest_size=_DIGEST).digest()
 
 
 def _examples_prefix(date: str, split: str) -> bytes:
@@ -272,43 +269,41 @@ def _scan(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, Any]]:
         found = cursor.next()
 
 
-def _versions(txn: lmdb.Transaction, uid: str) -> dict[int, bytes]:
-    """A user's private parameters, by the round of the run they were trained in."""
-    return dict(_unpack(uid, txn.get(_PRIVATE + _digest(uid))))
+def _private_key(uid: str, step: int) -> bytes:
+    """A version's key: those of a user follow each other, the newest last."""
+    return _PRIVATE + _digest(uid) + _STEP.pack(step)
 
 
-def _put_versions(txn: lmdb.Transaction, uid: str, versions: dict[int, bytes]) -> None:
-    """Keeps the last two."""
-    kept = sorted(versions.items())[-2:]
-    largest = max(len(payload) for _, payload in kept)
-    if largest > MAX_VALUE // 2 - _HEADS:
+def _step_of(key: bytes) -> int:
+    step: int = _STEP.unpack(key[-_STEP.size :])[0]
+    return step
+
+
+def _versions(txn: lmdb.Transaction, uid: str) -> Iterator[tuple[int, Any]]:
+    """(round of the run they were trained in, value) of what a user keeps, oldest first."""
+    for key, value in _scan(txn, _PRIVATE + _digest(uid)):
+        yield _step_of(key), value
+
+
+def _put_version(txn: lmdb.Transaction, uid: str, step: int, payload: bytes) -> None:
+    """Writes one and forgets all but the last two; a version that stays is not written again."""
+    if len(payload) > MAX_VALUE - _HEADS:
         raise TooLarge(
-            f"uid {uid!r}: {largest / 2**30:.2f} GiB of private parameters, more than {MAX_VALUE / 2**31:.0f} GiB: "
+            f"uid {uid!r}: it keeps {len(payload) / 2**30:.2f} GiB of private parameters, more than "
+            f"{MAX_VALUE / 2**30:.0f} GiB: "
             "let fewer parameters be private"
         )
-    txn.put(_PRIVATE + _digest(uid), _pack(uid, kept))
-
-
-def _pack(uid: str, versions: list[tuple[int, bytes]]) -> bytes:
     name = uid.encode()
-    parts = [struct.pack("<I", len(name)), name]
-    for step, payload in versions:
-        parts += [_VERSION.pack(step, len(payload)), payload]
-    return b"".join(parts)
+    txn.put(_private_key(uid, step), b"".join((_LENGTH.pack(len(name)), name, payload)))
+    for old in [s for s, _ in _versions(txn, uid)][:-2]:
+        txn.delete(_private_key(uid, old))
 
 
-def _uid_of(blob: bytes) -> str:
-    (length,) = struct.unpack_from("<I", blob)
-    return blob[4 : 4 + length].decode()
+def _uid_of(value: Any) -> str:
+    (length,) = _LENGTH.unpack_from(value)
+    return bytes(value[_LENGTH.size : _LENGTH.size + length]).decode()
 
 
-def _unpack(uid: str, blob: Any) -> list[tuple[int, bytes]]:
-    if blob is None:
-        return []
-    versions, at = [], 4 + len(uid.encode())
-    while at < len(blob):
-        step, size = _VERSION.unpack_from(blob, at)
-        at += _VERSION.size
-        versions.append((step, bytes(blob[at : at + size])))
-        at += size
-    return versions
+def _payload_of(value: Any) -> bytes:
+    (length,) = _LENGTH.unpack_from(value)
+    return bytes(value[_LENGTH.size + length :])
