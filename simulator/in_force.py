@@ -100,7 +100,7 @@ def _said(name: str, settings: Settings, pieces: Pieces) -> str:
     value = vars(settings)[name]
     begin = f"{flag_of(name)} {value if isinstance(value, str | Path) else shortened(value)} would do nothing"
     part = _FOR.get(name)
-    if part is None:
+    if part is None or (part in ("algorithm", "filters") and getattr(pieces, part) is None):
         return f"{begin}: neither the page nor a piece it sets reads settings.{name}"
     piece = getattr(pieces, part)
     if piece is None and part in _CHOSEN_BY:

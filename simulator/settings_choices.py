@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, BeforeValidator
@@ -96,7 +97,7 @@ def _is_new_default(kind: type[BaseModel], name: str) -> bool:
 def _later(kind: type[BaseModel], name: str, other: str) -> bool:
     """Whether the default of one setting was given by the same class as that of another, or by a subclass of it."""
     owner, others = (
-        next(place for place, each in enumerate(kind.__mro__) if field in vars(each).get("__annotations__", {}))
+        next(place for place, each in enumerate(kind.__mro__) if field in inspect.get_annotations(each))
         for field in (name, other)
     )
     return owner <= others
@@ -108,19 +109,58 @@ def make_several(settings: Any, name: str) -> tuple[Any, ...]:
     return tuple(registry.make(each) for each in getattr(settings, name))
 
 
-def quoted(arguments: Sequence[str]) -> list[str]:
-    """A command line in which the values of lists of choices are JSON texts: a comma in brackets parts nothing."""
-    flags, made, before = [flag_of(name) for name in _SEVERAL], list[str](), ""
+def without_overruled(below: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings of a file, without arguments of pieces that the command line gives in their other spelling.
+
+    Args:
+        below: setting -> value in the file.
+        arguments: the command line, which wins.
+
+    Raises:
+        BadInput: a choice that cannot be.
+    """
+    left, line = dict(below), _given(arguments)
+    for name, spelled in SPELLED.items():
+        flag, registry = flag_of(name), REGISTRIES[name]
+        if flag not in line and name not in left:
+            continue
+        choice = registry.parse(line.get(flag, left.get(name)))
+        for argument, other in spelled.items():
+            if flag in line and argument in dict(choice.named):
+                left.pop(other, None)
+            elif flag not in line and flag_of(other) in line:
+                choice = Choice(choice.name, (), tuple(pair for pair in choice.named if pair[0] != argument))
+                left[name] = str(choice)
+    return left
+
+
+def _given(arguments: Sequence[str]) -> dict[str, str]:
+    """Flag -> value of a command line; the last counts."""
+    parted = [each.partition("=") for each in arguments]
+    return {**dict(pairwise(arguments)), **{flag: value for flag, equals, value in parted if equals}}
+
+
+def take_lists(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Takes lists of choices out of a command line, of which a comma would part the values.
+
+    Returns:
+        What is left; and setting -> its values, in order.
+    """
+    names, left, taken = {flag_of(name): name for name in _SEVERAL}, list[str](), dict[str, list[str]]()
+    waiting = ""
     for each in arguments:
         flag, equals, value = each.partition("=")
-        if before in flags:
-            each = json.dumps(each)
-        elif equals and flag in flags:
-            each = f"{flag}={json.dumps(value)}"
-        made.append(each)
-        # A value may look like the flag.
-        before = "" if before in flags else each
-    return made
+        if waiting:
+            taken.setdefault(names[waiting], []).append(each)
+            waiting = ""
+        elif flag in names and equals:
+            taken.setdefault(names[flag], []).append(value)
+        elif each in names:
+            waiting = each
+        else:
+            left.append(each)
+    # A flag without a value is left to be refused.
+    return [*left, waiting] if waiting else left, taken
 
 
 def choices_help() -> str:
