@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         "fedavg", description='how the mean delta moves the global parameters, such as "fedadam(lr=0.01, beta2=0.99)"'
     )
     server_lr: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="server learning rate (default: the optimizer's own; 1 for fedavg)"
+        None, gt=0, allow_inf_nan=False, description="server learning rate: the optimizer's lr (default: its own)"
     )
 
     test_sampler: Annotated[str, chosen_from(TEST_SAMPLERS)] = Field("all", description="users that are tested")

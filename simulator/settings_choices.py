@@ -65,10 +65,8 @@ def make_chosen(settings: Any, name: str) -> Any:
     registry, kind = REGISTRIES[name], type(settings)
     choice = registry.parse(getattr(settings, name))
     takes, changed = registry.arguments(choice.name), settings.is_changed(name)
-    default = registry.parse(kind.model_fields[name].default)
     given = dict(choice.named) if changed else {}
-    # What the page's own default says of this piece.
-    page = dict(default.named) if default.name == choice.name else {}
+    page = _of_default(kind, name, choice.name)
     for argument, spelled in SPELLED.get(name, {}).items():
         if argument not in takes:
             continue
@@ -85,7 +83,16 @@ def make_chosen(settings: Any, name: str) -> Any:
         elif value is None and argument not in page | given and takes[argument].default is takes[argument].empty:
             kind_of_value = "FILE" if spelled == "plan" else "NUMBER"
             raise BadInput(f"{flag_of(name)} {choice.name} needs {flag_of(spelled)} {kind_of_value}")
-    return registry.make(Choice(choice.name, (), tuple((page | given).items())))
+    return with_settings(registry.make(Choice(choice.name, (), tuple((page | given).items()))), settings)
+
+
+def _of_default(kind: type[BaseModel], name: str, piece: str) -> dict[str, Any]:
+    """What the page's default for a setting says of a piece."""
+    try:
+        default = REGISTRIES[name].parse(kind.model_fields[name].get_default(call_default_factory=True))
+    except BadInput:
+        return {}  # not chosen, or it would have been refused
+    return dict(default.named) if default.name == piece else {}
 
 
 def _is_new_default(kind: type[BaseModel], name: str) -> bool:
@@ -106,7 +113,25 @@ def _later(kind: type[BaseModel], name: str, other: str) -> bool:
 def make_several(settings: Any, name: str) -> tuple[Any, ...]:
     """The pieces that a setting of several choices names, in order; raises as `make_chosen`."""
     registry = REGISTRIES[name]
-    return tuple(registry.make(each) for each in getattr(settings, name))
+    return tuple(with_settings(registry.make(each), settings) for each in getattr(settings, name))
+
+
+def with_settings(piece: Any, settings: Any) -> Any:
+    """A piece, made by the page or from a choice, with the settings that it asks for by a method `with_settings`.
+
+    A piece without it may name those that it reads later in an attribute `takes`; one
+    that holds the settings themselves may read any.
+
+    Raises:
+        BadInput: the piece was given another value than the settings have.
+    """
+    holds = any(value is settings for value in getattr(piece, "__dict__", {}).values())
+    for taken in type(settings).model_fields if holds else getattr(piece, "takes", ()):
+        getattr(settings, taken, None)
+    try:
+        return piece.with_settings(settings) if hasattr(piece, "with_settings") else piece
+    except ValueError as error:
+        raise BadInput(str(error)) from error
 
 
 def without_overruled(below: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
@@ -115,16 +140,16 @@ def without_overruled(below: Mapping[str, Any], arguments: Sequence[str]) -> dic
     Args:
         below: setting -> value in the file.
         arguments: the command line, which wins.
-
-    Raises:
-        BadInput: a choice that cannot be.
     """
     left, line = dict(below), _given(arguments)
     for name, spelled in SPELLED.items():
         flag, registry = flag_of(name), REGISTRIES[name]
         if flag not in line and name not in left:
             continue
-        choice = registry.parse(line.get(flag, left.get(name)))
+        try:
+            choice = registry.parse(line.get(flag, left.get(name)))
+        except BadInput:
+            continue  # it is said later, with all other mistakes
         for argument, other in spelled.items():
             if flag in line and argument in dict(choice.named):
                 left.pop(other, None)

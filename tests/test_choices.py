@@ -158,6 +158,21 @@ def test_equal_choices_have_one_text(written):
     assert SHAPES.make(choice) == Square(2.0, ("red",))
 
 
+sides = st.floats(0, 1e300) | st.integers(0, 2**63 - 1)
+
+
+@given(sides, st.lists(texts, max_size=3), st.sampled_from(["near", "far"]))
+def test_a_piece_is_the_same_from_all_that_it_may_be_written_as(side, colours, kind):
+    ways = [
+        Choice("square", (side, colours, kind)),
+        {"square": {"kind": kind, "colours": colours, "length_of_side": side}},
+        f"square(colours={tuple(colours)!r}, kind={kind!r}, side={side!r})",
+    ]
+    made = {str(SHAPES.parse(way)) for way in ways}
+    assert len(made) == 1
+    assert SHAPES.make(made.pop()) == Square(float(side), tuple(colours), kind)
+
+
 def test_what_is_not_given_stays_open():
     assert str(SHAPES.parse("square()")) == "square"
     assert SHAPES.make("square") == Square()
@@ -177,8 +192,8 @@ def test_a_class_may_be_made_by_a_method_of_its_own():
     ("written", "said"),
     [
         ("circle", "--shape 'circle': there is no shape 'circle'; there are square, from-file"),
-        ("square(radius=1)", "square takes no 'radius'; it is square(side=1.0, colours=(), kind='near')"),
-        ("square(**{'side': 1})", "square takes no '**'"),
+        ("square(radius=1)", "square takes no argument 'radius'; it is square(side=1.0, colours=(), kind='near')"),
+        ("square(**{'side': 1})", "square takes no argument '**'"),
         ("square(1, side=2)", "side is given twice"),
         ("square(side=1, side=2)", "side is given twice"),
         ("square(side=1, length_of_side=2)", "side is given twice"),
@@ -254,7 +269,7 @@ def test_arguments_are_held_to_annotations_where_they_say_something():
     assert things.make(things.parse("loose('x', [2], c=3, d={'e': 1})")).all == ("x", [2], 3.0, {"e": 1})
     assert things.describe("loose") == "loose(a, b=1, c=1.0, d=None)"
     for written, said in (
-        ("loose(1, f=1)", "loose takes no 'f'"),
+        ("loose(1, f=1)", "loose takes no argument 'f'"),
         ("loose(1, 2, 3)", "3 is too much"),
         ("loose(1, c='x')", "a number"),
     ):

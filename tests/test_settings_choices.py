@@ -85,7 +85,8 @@ def rate(settings):
 # -- one choice, however it is written --------------------------------------------------
 
 
-WRITTEN = ["{fedadam: {lr: 0.5, beta2: 0.9}}", "{fedadam: {beta2: 0.9, learning_rate: 0.5}}",
+WRITTEN = ["{fedadam: {learning-rate: 0.5, beta2: 0.9}}", "{fedadam: {lr: 0.5, beta2: 0.9}}",
+           "{fedadam: {beta2: 0.9, learning_rate: 0.5}}",
            "fedadam(lr = 0.5, beta2=0.9)", "'fedadam(0.5, beta2=0.9)'"]  # fmt: skip
 
 
@@ -144,7 +145,11 @@ def test_every_kind_of_piece_is_made(filters):
 
 MISTAKES = [
     ("sampler", "best", "--sampler 'best': there is no sampler 'best'; there are uniform, hash, fixed"),
-    ("sampler", {"uniform": {"users": 3}}, "uniform takes no 'users'; it is uniform(sample_num=10, min_ins_num=1)"),
+    (
+        "sampler",
+        {"uniform": {"users": 3}},
+        "uniform takes no argument 'users'; it is uniform(sample_num=10, min_ins_num=1)",
+    ),
     ("test_sampler", "all(3)", "--test-sampler 'all(3)': 3 is too much: it is all"),
     ("server_optimizer", "fedadam(lr='x')", "lr is 'x'; it must be a number"),
     ("algorithm", "nothing", "--algorithm 'nothing': there is no algorithm 'nothing'; there are fedavg"),
@@ -168,6 +173,10 @@ def test_all_mistakes_are_said():
     assert "; --rounds -1: " in said
     assert "DATA is missing" in said
     assert "--colour 'red': extra inputs are not permitted" in said
+    said = refused(read, "--sampler", "best", "--rounds", "x", "--filter", "blur")
+    assert "--rounds 'x': input" in said
+    assert "--sampler 'best': there is no" in said
+    assert "--filter 'blur': there is no" in said
 
 
 def test_numbers_that_cannot_be_are_refused_with_the_choice():
@@ -288,6 +297,7 @@ def test_a_default_that_cannot_be_is_said_to_be_one():
     assert said.startswith("--sampler 'best': there is no sampler 'best'; there are uniform")
     assert said.endswith("(the default that Never gives)")
     assert read("--sampler", "hash", kind=Never).is_changed("sampler")
+    assert read("--sampler", "hash", kind=Never).make_sampler() == HashSampler()
 
 
 # -- a class of one's own ------------------------------------------------------------------
@@ -323,6 +333,13 @@ def test_a_class_of_ones_own_is_chosen_by_name(capsys):
 
         mu: float = 0.1
 
+    @register_algorithm("asking")
+    class Asking:
+        """As a page's own piece, it may ask for settings."""
+
+        def with_settings(self, settings):
+            return ("taken", settings.lr)
+
     # The settings give it what they have, and do not take from it what it has.
     assert read("--sampler", "mine").make_sampler() == Mine(10, 50.0)
     assert read("--sampler", "mine", "--sample-num", 3).make_sampler() == Mine(3, 50.0)
@@ -333,6 +350,7 @@ def test_a_class_of_ones_own_is_chosen_by_name(capsys):
         "--server-optimizer bounded needs --server-lr NUMBER"
     )
     assert read("--algorithm", "prox(mu=1)").make_algorithm() == Prox(1.0)
+    assert read("--algorithm", "asking", "--lr", 0.5).make_algorithm() == ("taken", 0.5)
     assert "there are uniform, hash, fixed, mine" in refused(read, "--sampler", "best")
     with pytest.raises(SystemExit):
         parse_settings(Settings, ["--help"])
