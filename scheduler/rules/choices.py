@@ -76,12 +76,13 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
             make: the class method that makes it from a choice's arguments, if it is not the class itself.
 
         Raises:
-            BadInput: the name cannot be one, or another class has it.
+            BadInput: the name cannot be one, another class has it, or the class lacks a method.
         """
-        if not _is_name(name):
+        if not isinstance(name, str) or not _is_name(name):
             raise BadInput(f"a {self.what} cannot be called {name!r}: letters, digits, _ and - only, no digit first")
 
         def take(kind: Kind) -> Kind:
+            given: Any = kind
             there: Any = self._kinds.get(name)
             # The same class again, from a cell of a notebook or in a process that imports the main script.
             again = there is not None and there.__qualname__ == kind.__qualname__
@@ -90,6 +91,9 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
                     f"the {self.what} {name!r} is {there.__module__}.{there.__qualname__} already; "
                     f"give {kind.__module__}.{kind.__qualname__} another name"
                 )
+            if inspect.isabstract(given):
+                lacks = ", ".join(sorted(given.__abstractmethods__))
+                raise BadInput(f"the {self.what} {name!r}: {kind.__qualname__} has no method of its own for {lacks}")
             self._kinds[name], self._makers[name] = kind, make
             return kind
 
