@@ -10,6 +10,7 @@ from protos.errors import BadInput
 from scheduler.rules.samplers import NoTestSampler
 from scheduler.state.rounds import Rules
 from simulator.settings import Settings
+from simulator.settings_choices import with_settings
 from simulator.settings_fields import flag_of, shortened
 
 # The piece a setting is for, if it is for one; and the setting that chooses a piece.
@@ -37,27 +38,15 @@ class Pieces:
     filters: tuple[Any, ...] | None = None
 
     def take_settings(self, settings: Settings) -> None:
-        """Gives each piece that asks for them the settings, by its method `with_settings`.
-
-        A piece without it may name those that it reads later in an attribute `takes`; one
-        that holds the settings themselves may read any.
+        """Gives each piece the settings that it asks for.
 
         Raises:
             BadInput: a piece was given another value than the settings have.
         """
         for name, piece in vars(self).items():
-            several = tuple(_taken(each, settings) for each in piece) if name == "filters" and piece else None
-            setattr(self, name, _taken(piece, settings) if several is None else several)
-
-
-def _taken(piece: Any, settings: Settings) -> Any:
-    holds = any(value is settings for value in getattr(piece, "__dict__", {}).values())
-    for taken in type(settings).model_fields if holds else getattr(piece, "takes", ()):
-        getattr(settings, taken, None)
-    try:
-        return piece.with_settings(settings) if hasattr(piece, "with_settings") else piece
-    except ValueError as error:
-        raise BadInput(str(error)) from error
+            several = name == "filters" and piece is not None
+            made = tuple(with_settings(each, settings) for each in piece) if several else with_settings(piece, settings)
+            setattr(self, name, made)
 
 
 def refuse_idle(settings: Settings, pieces: Pieces, rules: Rules) -> None:
@@ -100,7 +89,7 @@ def _said(name: str, settings: Settings, pieces: Pieces) -> str:
     value = vars(settings)[name]
     begin = f"{flag_of(name)} {value if isinstance(value, str | Path) else shortened(value)} would do nothing"
     part = _FOR.get(name)
-    if part is None:
+    if part is None or (part in ("algorithm", "filters") and getattr(pieces, part) is None):
         return f"{begin}: neither the page nor a piece it sets reads settings.{name}"
     piece = getattr(pieces, part)
     if piece is None and part in _CHOSEN_BY:

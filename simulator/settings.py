@@ -26,8 +26,9 @@ from simulator.settings_choices import (
     chosen_from,
     make_chosen,
     make_several,
-    quoted,
     several_from,
+    take_lists,
+    without_overruled,
 )
 from simulator.settings_fields import Uses, adapter, describe_problem, inherit
 from simulator.settings_file import read_record, read_settings_file
@@ -106,7 +107,7 @@ class Settings(BaseSettings):
         "fedavg", description='how the mean delta moves the global parameters, such as "fedadam(lr=0.01, beta2=0.99)"'
     )
     server_lr: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="server learning rate (default: the optimizer's own; 1 for fedavg)"
+        None, gt=0, allow_inf_nan=False, description="server learning rate: the optimizer's lr (default: its own)"
     )
 
     test_sampler: Annotated[str, chosen_from(TEST_SAMPLERS)] = Field("all", description="users that are tested")
@@ -265,6 +266,8 @@ def read_settings(kind: type[AnySettings], arguments: Sequence[str]) -> AnySetti
     below = read_record(Path(found.resume), kind.model_fields) if found.resume not in (None, AUTO) else {}
     if found.config is not None:
         below |= read_settings_file(found.config, "--config", kind.model_fields)
+    arguments, lists = take_lists(arguments)
+    below = without_overruled(below, arguments) | lists
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -286,5 +289,5 @@ def _parse(kind: type[AnySettings], arguments: Sequence[str], below: dict[str, A
         field = Field(Path(str(below["data"])), description=kind.model_fields["data"].description)
         source = create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, data=(CliPositionalArg[Path], field))
         below = {name: value for name, value in below.items() if name != "data"}
-    made = source(_cli_parse_args=quoted(arguments), _cli_prog_name=Path(sys.argv[0]).name, **below)
+    made = source(_cli_parse_args=list(arguments), _cli_prog_name=Path(sys.argv[0]).name, **below)
     return kind.model_construct(**{name: getattr(made, name) for name in kind.model_fields})

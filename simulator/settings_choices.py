@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, BeforeValidator
@@ -64,10 +65,8 @@ def make_chosen(settings: Any, name: str) -> Any:
     registry, kind = REGISTRIES[name], type(settings)
     choice = registry.parse(getattr(settings, name))
     takes, changed = registry.arguments(choice.name), settings.is_changed(name)
-    default = registry.parse(kind.model_fields[name].default)
     given = dict(choice.named) if changed else {}
-    # What the page's own default says of this piece.
-    page = dict(default.named) if default.name == choice.name else {}
+    page = _of_default(kind, name, choice.name)
     for argument, spelled in SPELLED.get(name, {}).items():
         if argument not in takes:
             continue
@@ -84,7 +83,16 @@ def make_chosen(settings: Any, name: str) -> Any:
         elif value is None and argument not in page | given and takes[argument].default is takes[argument].empty:
             kind_of_value = "FILE" if spelled == "plan" else "NUMBER"
             raise BadInput(f"{flag_of(name)} {choice.name} needs {flag_of(spelled)} {kind_of_value}")
-    return registry.make(Choice(choice.name, (), tuple((page | given).items())))
+    return with_settings(registry.make(Choice(choice.name, (), tuple((page | given).items()))), settings)
+
+
+def _of_default(kind: type[BaseModel], name: str, piece: str) -> dict[str, Any]:
+    """What the page's default for a setting says of a piece."""
+    try:
+        default = REGISTRIES[name].parse(kind.model_fields[name].get_default(call_default_factory=True))
+    except BadInput:
+        return {}  # not chosen, or it would have been refused
+    return dict(default.named) if default.name == piece else {}
 
 
 def _is_new_default(kind: type[BaseModel], name: str) -> bool:
@@ -96,7 +104,7 @@ def _is_new_default(kind: type[BaseModel], name: str) -> bool:
 def _later(kind: type[BaseModel], name: str, other: str) -> bool:
     """Whether the default of one setting was given by the same class as that of another, or by a subclass of it."""
     owner, others = (
-        next(place for place, each in enumerate(kind.__mro__) if field in vars(each).get("__annotations__", {}))
+        next(place for place, each in enumerate(kind.__mro__) if field in inspect.get_annotations(each))
         for field in (name, other)
     )
     return owner <= others
@@ -105,22 +113,79 @@ def _later(kind: type[BaseModel], name: str, other: str) -> bool:
 def make_several(settings: Any, name: str) -> tuple[Any, ...]:
     """The pieces that a setting of several choices names, in order; raises as `make_chosen`."""
     registry = REGISTRIES[name]
-    return tuple(registry.make(each) for each in getattr(settings, name))
+    return tuple(with_settings(registry.make(each), settings) for each in getattr(settings, name))
 
 
-def quoted(arguments: Sequence[str]) -> list[str]:
-    """A command line in which the values of lists of choices are JSON texts: a comma in brackets parts nothing."""
-    flags, made, before = [flag_of(name) for name in _SEVERAL], list[str](), ""
+def with_settings(piece: Any, settings: Any) -> Any:
+    """A piece, made by the page or from a choice, with the settings that it asks for by a method `with_settings`.
+
+    A piece without it may name those that it reads later in an attribute `takes`; one
+    that holds the settings themselves may read any.
+
+    Raises:
+        BadInput: the piece was given another value than the settings have.
+    """
+    holds = any(value is settings for value in getattr(piece, "__dict__", {}).values())
+    for taken in type(settings).model_fields if holds else getattr(piece, "takes", ()):
+        getattr(settings, taken, None)
+    try:
+        return piece.with_settings(settings) if hasattr(piece, "with_settings") else piece
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def without_overruled(below: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings of a file, without arguments of pieces that the command line gives in their other spelling.
+
+    Args:
+        below: setting -> value in the file.
+        arguments: the command line, which wins.
+    """
+    left, line = dict(below), _given(arguments)
+    for name, spelled in SPELLED.items():
+        flag, registry = flag_of(name), REGISTRIES[name]
+        if flag not in line and name not in left:
+            continue
+        try:
+            choice = registry.parse(line.get(flag, left.get(name)))
+        except BadInput:
+            continue  # it is said later, with all other mistakes
+        for argument, other in spelled.items():
+            if flag in line and argument in dict(choice.named):
+                left.pop(other, None)
+            elif flag not in line and flag_of(other) in line:
+                choice = Choice(choice.name, (), tuple(pair for pair in choice.named if pair[0] != argument))
+                left[name] = str(choice)
+    return left
+
+
+def _given(arguments: Sequence[str]) -> dict[str, str]:
+    """Flag -> value of a command line; the last counts."""
+    parted = [each.partition("=") for each in arguments]
+    return {**dict(pairwise(arguments)), **{flag: value for flag, equals, value in parted if equals}}
+
+
+def take_lists(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Takes lists of choices out of a command line, of which a comma would part the values.
+
+    Returns:
+        What is left; and setting -> its values, in order.
+    """
+    names, left, taken = {flag_of(name): name for name in _SEVERAL}, list[str](), dict[str, list[str]]()
+    waiting = ""
     for each in arguments:
         flag, equals, value = each.partition("=")
-        if before in flags:
-            each = json.dumps(each)
-        elif equals and flag in flags:
-            each = f"{flag}={json.dumps(value)}"
-        made.append(each)
-        # A value may look like the flag.
-        before = "" if before in flags else each
-    return made
+        if waiting:
+            taken.setdefault(names[waiting], []).append(each)
+            waiting = ""
+        elif flag in names and equals:
+            taken.setdefault(names[flag], []).append(value)
+        elif each in names:
+            waiting = each
+        else:
+            left.append(each)
+    # A flag without a value is left to be refused.
+    return [*left, waiting] if waiting else left, taken
 
 
 def choices_help() -> str:

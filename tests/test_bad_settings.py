@@ -30,7 +30,7 @@ BAD = {
     "sampler": {
         "best": "there is no sampler 'best'; there are uniform, hash, fixed",
         "uniform(": "write a name, with arguments if it takes some",
-        "uniform(users=3)": "uniform takes no 'users'; it is uniform(sample_num=10, min_ins_num=1)",
+        "uniform(users=3)": "uniform takes no argument 'users'; it is uniform(sample_num=10, min_ins_num=1)",
         "uniform(1.5)": "sample_num is 1.5; it must be a whole number",
     },
     "sample_num": COUNT,

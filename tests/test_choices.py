@@ -1,5 +1,6 @@
 """scheduler/rules/choices.py: pieces by name with arguments, one form of each choice, one line of each mistake."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -158,6 +159,21 @@ def test_equal_choices_have_one_text(written):
     assert SHAPES.make(choice) == Square(2.0, ("red",))
 
 
+sides = st.floats(0, 1e300) | st.integers(0, 2**63 - 1)
+
+
+@given(sides, st.lists(texts, max_size=3), st.sampled_from(["near", "far"]))
+def test_a_piece_is_the_same_from_all_that_it_may_be_written_as(side, colours, kind):
+    ways = [
+        Choice("square", (side, colours, kind)),
+        {"square": {"kind": kind, "colours": colours, "length_of_side": side}},
+        f"square(colours={tuple(colours)!r}, kind={kind!r}, side={side!r})",
+    ]
+    made = {str(SHAPES.parse(way)) for way in ways}
+    assert len(made) == 1
+    assert SHAPES.make(made.pop()) == Square(float(side), tuple(colours), kind)
+
+
 def test_what_is_not_given_stays_open():
     assert str(SHAPES.parse("square()")) == "square"
     assert SHAPES.make("square") == Square()
@@ -177,15 +193,15 @@ def test_a_class_may_be_made_by_a_method_of_its_own():
     ("written", "said"),
     [
         ("circle", "--shape 'circle': there is no shape 'circle'; there are square, from-file"),
-        ("square(radius=1)", "square takes no 'radius'; it is square(side=1.0, colours=(), kind='near')"),
-        ("square(**{'side': 1})", "square takes no '**'"),
+        ("square(radius=1)", "square takes no argument 'radius'; it is square(side=1.0, colours=(), kind='near')"),
+        ("square(**{'side': 1})", "square takes no argument '**'"),
         ("square(1, side=2)", "side is given twice"),
         ("square(side=1, side=2)", "side is given twice"),
         ("square(side=1, length_of_side=2)", "side is given twice"),
         ("square(1, 'a', 'far', 4)", "4 is too much"),
         ("square('x')", "--shape \"square('x')\": side is 'x'; it must be a number"),
         ("square(True)", "side is True; it must be a number"),
-        ("square(colours=[1])", "colours is [1]; it must be text"),
+        ("square(colours=[1])", "colours is [1]; it must be a list, each text"),
         ("square(colours=1)", "colours is 1; it must be a list, each text"),
         ("square(kind='up')", "kind is 'up'; it must be 'near' or 'far'"),
         ("from-file(1)", "path is 1; it must be a path"),
@@ -237,7 +253,17 @@ def test_a_name_belongs_to_one_class():
         things.register("mine")(Square)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "1a", "a(b)", "a--b", "ünder", "a.b"])
+def test_a_class_that_cannot_be_made_is_refused_when_it_is_registered():
+    class Half(ABC):
+        @abstractmethod
+        def sample(self): ...
+
+    with pytest.raises(BadInput, match=r"the shape .half.: .*Half has no method of its own for sample"):
+        SHAPES.register("half")(Half)
+    assert "half" not in SHAPES
+
+
+@pytest.mark.parametrize("name", [Square, "", "a b", "1a", "a(b)", "a--b", "ünder", "a.b"])
 def test_a_name_can_be_written(name):
     with pytest.raises(BadInput, match="a shape cannot be called"):
         SHAPES.register(name)
@@ -251,12 +277,21 @@ def test_arguments_are_held_to_annotations_where_they_say_something():
         def __init__(self, a, b: "NotThere" = 1, *rest, c: "float" = 1.0, d: Any = None, **more):  # noqa: F821
             self.all = (a, b, c, d)
 
+    @things.register("pair")
+    class Pair:
+        def __init__(self, betas: tuple[float, float] = (0.9, 0.99), sizes: list[int] | None = None):
+            self.all = (betas, sizes)
+
     assert things.make(things.parse("loose('x', [2], c=3, d={'e': 1})")).all == ("x", [2], 3.0, {"e": 1})
+    assert things.make(things.parse("pair((1, 2), [3])")).all == ((1.0, 2.0), [3])
     assert things.describe("loose") == "loose(a, b=1, c=1.0, d=None)"
     for written, said in (
-        ("loose(1, f=1)", "loose takes no 'f'"),
+        ("loose(1, f=1)", "loose takes no argument 'f'"),
         ("loose(1, 2, 3)", "3 is too much"),
         ("loose(1, c='x')", "a number"),
+        ("pair([1])", "betas is [1]; it must be a list of 2"),
+        ("pair([1, 'x'])", "betas is [1, 'x']; it must be a list of a number and a number"),
+        ("pair(sizes=[1.5])", "sizes is [1.5]; it must be a list, each a whole number or None"),
     ):
         assert said in refused(written, things.parse)
 

@@ -7,14 +7,13 @@ import re
 import subprocess
 import sys
 from functools import cache
-from typing import Literal, get_args, get_origin
 
 import numpy as np
 import pytest
 from running import ROOT, TIMEOUT, command, metrics, params, private, same
 
 from application import RecipeSettings
-from scheduler import SERVER_OPTIMIZERS
+from scheduler import SAMPLERS, SERVER_OPTIMIZERS, TEST_SAMPLERS
 from simulator import Settings
 
 PAGES = [ROOT / name for name in ("README.md", "README_cn.md", "CHANGELOG.md", "lm_data/README.md")]
@@ -160,6 +159,24 @@ def test_the_readmes_own_sampler_and_server_step(folder):
     # By size, larger users than the average take part.
     drawn = [sizes[uid] for cohort in cohorts for uid in cohort]
     assert np.mean(drawn) > 1.1 * np.mean(list(sizes.values()))
+
+
+@pytest.mark.slow
+def test_a_sampler_of_the_page_is_chosen_by_its_name_on_all_ranks(folder):
+    by_name = ["my_choice.py", "data", "--rounds", "3", "--sampler"]
+    for output, ranks, text in (("one", 1, "by-size(5, power=2)"), ("three", 3, "by-size(5, 2.0)")):
+        top1(folder, *by_name, text, "--output", f"choice-{output}", ranks=ranks)
+    one, three = (folder / f"choice-{output}" for output in ("one", "three"))
+    cohorts = [json.loads((output / "cohorts.json").read_text(encoding="utf-8")) for output in (one, three)]
+    assert cohorts[0] == cohorts[1]
+    assert [len(cohort) for cohort in cohorts[0]] == [5, 5, 5]
+    assert same(params(one), params(three))
+    for output in (one, three):
+        assert "\n  sampler: by-size(sample_num=5, power=2.0)\n" in (output / "config.yaml").read_text(encoding="utf-8")
+    done = run_in(folder, *by_name, "by-size(power='x')", ranks=3)
+    assert done.stderr == (
+        "my_choice.py: error: --sampler \"by-size(power='x')\": power is 'x'; it must be a number\n"
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -330,12 +347,7 @@ def test_the_recipes_server_learning_rate():
 def test_the_tables_of_choices_are_complete():
     told = rows(section(README, "Samplers and server optimizers"))
     named = [name for cells in told for name in spans(cells[0]) if not name.startswith("--")]
-    expected = []
-    for field in ("sampler", "test_sampler", "server_optimizer"):
-        annotation = Settings.model_fields[field].annotation
-        assert get_origin(annotation) is Literal
-        expected += get_args(annotation)
-    assert sorted(named) == sorted(expected)
+    assert sorted(named) == sorted([*SAMPLERS, *TEST_SAMPLERS, *SERVER_OPTIMIZERS])
 
 
 def test_the_server_learning_rates_are_told():

@@ -92,12 +92,15 @@ def _list(value: Any, hint: Any, plain: Any, inner: tuple[Any, ...]) -> Any:
         value = [value]
     if not isinstance(value, list | tuple):
         raise Unfit(_words(hint))
+    kinds = [inner[0] if inner else Any] * len(value)
     if plain is tuple and inner and Ellipsis not in inner:
         if len(value) != len(inner):
             raise Unfit(f"a list of {len(inner)}")
-        parts = [fitted(each, kind) for each, kind in zip(value, inner, strict=True)]
-    else:
-        parts = [fitted(each, inner[0] if inner else Any) for each in value]
+        kinds = list(inner)
+    try:
+        parts = [fitted(each, kind) for each, kind in zip(value, kinds, strict=True)]
+    except Unfit as error:
+        raise Unfit(_words(hint)) from error
     return parts if plain is list else tuple(parts)
 
 
@@ -109,8 +112,10 @@ def _words(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(map(repr, inner))
     plain = origin or hint
-    if plain in (tuple, list, Sequence) and inner and inner[0] in _WORDS:
-        return f"a list, each {_words(inner[0])}"
+    if plain in (tuple, list, Sequence) and inner:
+        each = " and ".join(_words(kind) for kind in inner if kind is not Ellipsis)
+        several = plain is tuple and Ellipsis not in inner
+        return f"a list of {each}" if several else f"a list, each {each}"
     if inspect.isclass(plain) and issubclass(plain, PurePath):
         return "a path"
     return _WORDS.get(plain, str(getattr(plain, "__name__", plain)))

@@ -28,7 +28,6 @@ _LETTERS = 80
 _DEEPEST = 5
 # A shard imports the main script under another name than the rank that started it.
 _MAIN = frozenset(["__main__", "__mp_main__"])
-_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -77,12 +76,13 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
             make: the class method that makes it from a choice's arguments, if it is not the class itself.
 
         Raises:
-            BadInput: the name cannot be one, or another class has it.
+            BadInput: the name cannot be one, another class has it, or the class lacks a method.
         """
-        if not _is_name(name):
+        if not isinstance(name, str) or not _is_name(name):
             raise BadInput(f"a {self.what} cannot be called {name!r}: letters, digits, _ and - only, no digit first")
 
         def take(kind: Kind) -> Kind:
+            given: Any = kind
             there: Any = self._kinds.get(name)
             # The same class again, from a cell of a notebook or in a process that imports the main script.
             again = there is not None and there.__qualname__ == kind.__qualname__
@@ -91,6 +91,9 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
                     f"the {self.what} {name!r} is {there.__module__}.{there.__qualname__} already; "
                     f"give {kind.__module__}.{kind.__qualname__} another name"
                 )
+            if inspect.isabstract(given):
+                lacks = ", ".join(sorted(given.__abstractmethods__))
+                raise BadInput(f"the {self.what} {name!r}: {kind.__qualname__} has no method of its own for {lacks}")
             self._kinds[name], self._makers[name] = kind, make
             return kind
 
@@ -173,7 +176,8 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
 
     def table(self) -> list[tuple[str, str]]:
         """(how it is written, the first line of what it is) of each, in the order of registration."""
-        return [(self.describe(name), (inspect.getdoc(kind) or "").partition("\n")[0]) for name, kind in self.items()]
+        docs = {name: inspect.cleandoc(vars(kind).get("__doc__") or "") for name, kind in self.items()}
+        return [(self.describe(name), doc.partition("\n")[0]) for name, doc in docs.items()]
 
     def _maker(self, name: str) -> Callable[..., Any]:
         kind = self._kinds[name]
@@ -182,7 +186,7 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
 
     def _by_name(self, choice: Choice, written: Any) -> dict[str, Any]:
         arguments = self.arguments(choice.name)
-        in_order = [name for name, parameter in arguments.items() if parameter.kind in _BY_POSITION]
+        in_order = [name for name, parameter in arguments.items() if parameter.kind is not parameter.KEYWORD_ONLY]
         if len(choice.positional) > len(in_order):
             said = f"{_shown(choice.positional[len(in_order)])} is too much: it is {self.describe(choice.name)}"
             raise _refusal(self.setting, written, said)
@@ -193,7 +197,7 @@ class Registry(Mapping[str, type[Piece]], Generic[Piece]):
             if name in given:
                 raise _refusal(self.setting, written, f"{name} is given twice")
             if name not in arguments:
-                said = f"{choice.name} takes no {name!r}; it is {self.describe(choice.name)}"
+                said = f"{choice.name} takes no argument {name!r}; it is {self.describe(choice.name)}"
                 raise _refusal(self.setting, written, said)
             given[name] = value
         return given
@@ -257,7 +261,7 @@ def _from_mapping(setting: str, written: Mapping[Any, Any]) -> Choice:
     if arguments is None:
         return Choice(str(name))
     if isinstance(arguments, Mapping):
-        return Choice(str(name), (), tuple((str(key), value) for key, value in arguments.items()))
+        return Choice(str(name), (), tuple((str(key).replace("-", "_"), value) for key, value in arguments.items()))
     return Choice(str(name), tuple(arguments) if isinstance(arguments, list | tuple) else (arguments,))
 
 
