@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import BadInput
+from scheduler.rules.algorithm import Algorithm
 from scheduler.rules.samplers import NoTestSampler
 from scheduler.state.rounds import Rules
 from simulator.settings import Settings
@@ -74,6 +75,8 @@ def _refuse_together(settings: Settings, rules: Rules) -> None:
             if settings.is_changed(name):
                 flag, value = flag_of(name), vars(settings)[name]
                 raise BadInput(f"{flag} {value} needs --mode federated: centralized has no server step")
+        if type(rules.algorithm) is not Algorithm or rules.filters:
+            raise BadInput("--mode centralized trains as the trainer does: it takes no algorithm and no filters")
     if not settings.is_changed("eval_every"):
         return
     if isinstance(rules.test_sampler, NoTestSampler):

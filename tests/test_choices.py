@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,7 +108,7 @@ def test_python_does_not_warn_of_what_is_refused(recwarn):
 
 
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,5}(-[a-z]{1,5})?", fullmatch=True)
-words = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
+words = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda word: not iskeyword(word))
 # Text as a file or a terminal can hold it.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 simple = st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | texts

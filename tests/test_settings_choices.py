@@ -153,7 +153,7 @@ MISTAKES = [
     ("test_sampler", "all(3)", "--test-sampler 'all(3)': 3 is too much: it is all"),
     ("server_optimizer", "fedadam(lr='x')", "lr is 'x'; it must be a number"),
     ("algorithm", "nothing", "--algorithm 'nothing': there is no algorithm 'nothing'; there are fedavg"),
-    ("filter", ["cut", "blur"], "--filter 'blur': there is no filter 'blur'; there are cut, noise"),
+    ("filter", ["cut", "blur"], "--filter 'blur': there is no filter 'blur'; there are clip, dp, cut, noise"),
     ("filter", 3, "--filter 3: no list"),
     ("sampler", None, "--sampler None: write a name"),
     ("rounds", -1, "--rounds -1: input should be greater than or equal to 0"),

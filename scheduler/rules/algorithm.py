@@ -169,7 +169,9 @@ class Local(Protocol):
 
 
 class Algorithm:
-    """FedAvg; override what differs.
+    """Federated averaging: users train by themselves, the server moves by the mean of their updates.
+
+    What is overridden makes it another algorithm.
 
     McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data",
     Algorithm 1: each user k of the cohort S trains x on its own examples to y_k, and

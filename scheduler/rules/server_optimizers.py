@@ -63,7 +63,7 @@ class ServerOptimizer(ServerRule):
 
 @SERVER_OPTIMIZERS.register("fedavg")
 class FedAvg(ServerOptimizer):
-    """x <- x + lr d."""
+    """The mean delta, times a rate: x <- x + lr d."""
 
     name: ClassVar[str] = "fedavg"
     keeps_untouched: ClassVar[bool] = True
@@ -79,7 +79,7 @@ class FedAvg(ServerOptimizer):
 
 @SERVER_OPTIMIZERS.register("sum")
 class Sum(ServerOptimizer):
-    """x <- x + lr times the plain sum of the users' deltas, each counted once."""
+    """The plain sum of the users' deltas, each counted once: x <- x + lr n d for n users."""
 
     name: ClassVar[str] = "sum"
     keeps_untouched: ClassVar[bool] = True
@@ -94,7 +94,7 @@ class Sum(ServerOptimizer):
 
 @SERVER_OPTIMIZERS.register("fedavgm")
 class FedAvgM(ServerOptimizer):
-    """FedAvg with server momentum."""
+    """FedAvg with momentum on the server: m <- b m + d, x <- x + lr m."""
 
     name: ClassVar[str] = "fedavgm"
     slots: ClassVar[tuple[str, ...]] = ("momentum",)
@@ -136,7 +136,7 @@ class _Adaptive(ServerOptimizer):
 
 @SERVER_OPTIMIZERS.register("fedadagrad")
 class FedAdagrad(_Adaptive):
-    """v <- v + d^2."""
+    """Adagrad on the server: v <- v + d^2."""
 
     name: ClassVar[str] = "fedadagrad"
 
@@ -149,7 +149,7 @@ class FedAdagrad(_Adaptive):
 
 @SERVER_OPTIMIZERS.register("fedadam")
 class FedAdam(_Adaptive):
-    """v <- b2 v + (1 - b2) d^2."""
+    """Adam on the server: v <- b2 v + (1 - b2) d^2."""
 
     name: ClassVar[str] = "fedadam"
 
@@ -163,7 +163,7 @@ class FedAdam(_Adaptive):
 
 @SERVER_OPTIMIZERS.register("fedyogi")
 class FedYogi(_Adaptive):
-    """v <- v - (1 - b2) d^2 sign(v - d^2)."""
+    """Yogi on the server: v <- v - (1 - b2) d^2 sign(v - d^2)."""
 
     name: ClassVar[str] = "fedyogi"
 

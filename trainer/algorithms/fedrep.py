@@ -9,7 +9,7 @@ from scheduler import Algorithm, Local, Metrics, check_number, register_algorith
 @register_algorithm("fedrep")
 @dataclass(frozen=True)
 class FedRep(Algorithm):
-    """Trains the head first, then the rest of the model.
+    """A shared representation, and a head of each user's own.
 
     Collins et al. 2021, "Exploiting Shared Representations for Personalized Federated Learning", Algorithm 1: user i
     makes steps on its head h_i with the representation phi fixed, then on phi with h_i fixed; phi is averaged.

@@ -8,7 +8,7 @@ from scheduler import Algorithm, Local, check_number, register_algorithm
 @register_algorithm("finetune")
 @dataclass(frozen=True)
 class FineTune(Algorithm):
-    """Users are tested with the global model, and with one that was trained further on their own examples.
+    """FedAvg whose model is trained further on a user's own examples before it is tested.
 
     Local adaptation as in Yu et al. 2020, "Salvaging Federated Learning by Local Adaptation", section 3.1: the global
     model trains for some epochs on the user's training examples of the day.  Nothing of it is kept.

@@ -8,7 +8,9 @@ from scheduler import Filter, Local, check_number, register_filter
 @register_filter("clip")
 @dataclass(frozen=True)
 class Clip(Filter):
-    """Scales an update d down to a norm: d min(1, norm / |d|), with |d| over all parameters.
+    """No update is longer than a norm.
+
+    An update d becomes d min(1, norm / |d|), with |d| over all parameters.
 
     Args:
         norm: above 0.

@@ -12,7 +12,7 @@ from trainer.filters.clip import Clip
 @register_filter("dp")
 @dataclass(frozen=True)
 class UserDP(Clip):
-    """The Gaussian mechanism on the sum of clipped updates.
+    """Clipped updates that count equally, and Gaussian noise on their sum.
 
     McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models", Algorithm 1 for cohorts of a
     fixed size |S|: each update is clipped to `norm`, users count equally, and the mean gets noise of standard
