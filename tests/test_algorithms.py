@@ -1,11 +1,12 @@
 """trainer/algorithms and trainer/filters equal the equations of their papers, as NumPy loops on softmax regression."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import ROOT, metrics, params, private, run
+from running import ROOT, metrics, params, private, run, same
 from tiny_task import make_data
 
 LINEAR = ROOT / "tests" / "linear_task.py"
@@ -244,3 +245,116 @@ def test_noise_on_the_sum_of_clipped_updates(data, tmp_path):
     assert noise.std() == pytest.approx(0.16, rel=0.25)
     assert abs(noise.mean()) < 0.06
     assert len({each.tobytes() for each in noise}) == 4
+
+
+MAIN = """
+import linear_task, tiny_task
+
+if __name__ == "__main__":
+    tiny_task.TinyTrainer = linear_task.LinearTrainer
+    tiny_task.main()
+"""
+
+
+def test_what_the_docs_show_runs(data, tmp_path):
+    """The algorithm there is FedProx; the filter sends signs, of which the mean is a multiple of a fifth."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "algorithms.md").read_text(), re.S)
+    assert len(blocks) == 3
+    page = tmp_path / "page.py"
+    page.write_text("\n\n".join([*blocks, MAIN]))
+    run(page, data, *FLAGS, "--algorithm", "nearby(mu=0.7)", "--output", tmp_path / "mine")
+    run(LINEAR, data, *FLAGS, "--algorithm", "fedprox(0.7)", "--output", tmp_path / "ours")
+    assert same(params(tmp_path / "mine"), params(tmp_path / "ours"))
+    flags = ["--rounds", 1, "--filter", "sign(step=0.5)", "--test-sampler", "none"]
+    run(page, data, *FLAGS, *flags, "--output", tmp_path / "signs")
+    moved = joined(params(tmp_path / "signs")) - joined(params(tmp_path / "signs", "initial"))
+    assert 0.05 < np.abs(moved).mean() < 0.5
+    assert np.abs(moved).max() < 0.5 * (1 + 5 * 0.1)
+
+
+LOUD = """
+import sys
+import linear_task, tiny_task
+from scheduler import Algorithm, Group, register_algorithm
+from scheduler.rules.server_optimizers import FedAvg
+from protos.codec import TensorSpec
+
+
+@register_algorithm("wrong")
+class Wrong(Algorithm):
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def groups(self, shapes):
+        return {"no/name" if self.how == "group" else "c": Group(shapes.trained, FedAvg(1.0))}
+
+    def user_state(self, shapes):
+        return {"kept": TensorSpec("float32", (2,))}
+
+    def private(self, names):
+        return ["nothing.*"] if self.how == "private" else []
+
+    def train(self, local):
+        metrics = local.train(only=["nowhere"] if self.how == "only" else None)
+        if self.how == "send":
+            local.send("c", {"out.bias": local.params["out.weight"]})
+        if self.how == "nan":
+            local.send("c", {"out.bias": local.params["out.bias"] * float("nan")})
+        if self.how == "state":
+            local.state["kept"] = local.state["kept"][:1]
+        if self.how == "another":
+            local.state["other"] = local.state["kept"]
+        if self.how == "infinite":
+            local.state["kept"] += float("inf")
+        if self.how == "scalar":
+            local.scalar("s", float("nan"))
+        if self.how == "write":
+            local.shared["out.bias"][0] = 1
+        return None if self.how == "metrics" else metrics
+
+
+class OwnLoop(linear_task.LinearTrainer):
+    def train_user(self, model, examples, user):
+        return {}
+
+
+if __name__ == "__main__":
+    tiny_task.TinyTrainer = OwnLoop if "own-loop" in sys.argv[-1] else linear_task.LinearTrainer
+    if "own-loop" in sys.argv[-1]:
+        del sys.argv[-1]
+    tiny_task.main()
+"""
+WRONG = {
+    "group": "a group cannot be called 'no/name'",
+    "private": "private pattern 'nothing.*' matches no parameter",
+    "only": "'nowhere' is no parameter that trains; there are: out.bias, out.weight",
+    "send": "the algorithm sends 'out.bias' [6, 3] of group 'c', which has",
+    "nan": "NaN or infinity in the delta of parameter 'c/out.bias'",
+    "state": "array 'kept' of its state is float32[1], `user_state` declares float32[2]",
+    "another": "array 'other' of its state is float32[2], `user_state` declares nothing of that name",
+    "infinite": "NaN or infinity in its state 'kept'",
+    "scalar": "scalar 's' is (nan, 1.0): its training diverged",
+    "write": "assignment destination is read-only",
+    "metrics": "Wrong must return metrics as name -> (sum, count), not None",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", list(WRONG))
+def test_a_mistake_in_an_algorithm_is_named(data, tmp_path, how):
+    page = tmp_path / "page.py"
+    page.write_text(LOUD)
+    done = run(page, data, *FLAGS, "--algorithm", f"wrong({how!r})", "--output", tmp_path / "out", check=False)
+    assert done.returncode == 1
+    assert WRONG[how] in done.stderr, done.stderr
+    assert "uid 'user" in done.stderr or how in ("group", "private")
+
+
+@pytest.mark.parametrize("algorithm", ["fedprox", pytest.param("fednova", marks=pytest.mark.slow)])
+def test_a_loop_that_never_says_before_step_is_refused(data, tmp_path, algorithm):
+    page = tmp_path / "page.py"
+    page.write_text(LOUD)
+    flags = ["--algorithm", algorithm, "--output", tmp_path / "out", "own-loop"]
+    done = run(page, data, *FLAGS, *flags, check=False)
+    assert done.returncode == 1
+    assert "OwnLoop.train_user never calls user.before_step()" in done.stderr

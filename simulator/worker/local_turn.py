@@ -105,6 +105,8 @@ class LocalTurn:
         """Optimizer steps of the last training."""
         if self._steps is None:
             raise BadInput(f"uid {self.uid!r}: the algorithm asks for the steps of a training before there is one")
+        if not self._steps and all(map(len, self.examples.values())):
+            raise self._untold("counts steps")
         return self._steps
 
     @property
@@ -162,11 +164,14 @@ class LocalTurn:
         self._trainings += 1
         metrics, self._steps = self._trains(examples, part, epochs, correct)
         if not self._steps and correct is not None:
-            raise BadInput(
-                f"uid {self.uid!r}: this algorithm corrects gradients, but {type(self._trainer).__name__}.train_user "
-                "never calls user.before_step(); call it between backward() and the optimizer's step"
-            )
+            raise self._untold("corrects gradients")
         return metrics
+
+    def _untold(self, what: str) -> BadInput:
+        return BadInput(
+            f"uid {self.uid!r}: this algorithm {what}, but {type(self._trainer).__name__}.train_user never calls "
+            "user.before_step(); call it between backward() and the optimizer's step"
+        )
 
     def _settle(self) -> None:
         """Makes the model ready for another training, with the values that it has."""
