@@ -72,20 +72,23 @@ class _SoftmaxLoss(PyLayer):
     ) -> paddle.Tensor:
         ctx.error, statistics = _forward(hidden, weight, bias, target, factor, gradient=True)
         ctx.save_for_backward(hidden, weight)
+        # Paddle takes no gradient for what does not train, as when a part of the model is held fixed.
+        ctx.trains = [not each.stop_gradient for each in (hidden, weight, bias)]
         box.append(statistics)
         return paddle.to_tensor(statistics.total, dtype="float32")
 
     @staticmethod
-    def backward(ctx: Any, upstream: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    def backward(ctx: Any, upstream: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
         hidden, weight = ctx.saved_tensor()
+        of_hidden, of_weight, of_bias = ctx.trains
         error = ctx.error
         scale = float(upstream)
         if scale != 1.0:
             error.scale_(scale)
         # ones @ error: a sum over rows that goes through the matrix once
-        bias_grad = paddle.to_tensor(np.ones(error.shape[0], np.float32) @ view(error))
-        hidden_grad = paddle.matmul(error, weight, transpose_y=True)
-        weight_grad = paddle.matmul(hidden, error, transpose_x=True)
+        bias_grad = paddle.to_tensor(np.ones(error.shape[0], np.float32) @ view(error)) if of_bias else None
+        hidden_grad = paddle.matmul(error, weight, transpose_y=True) if of_hidden else None
+        weight_grad = paddle.matmul(hidden, error, transpose_x=True) if of_weight else None
         return hidden_grad, weight_grad, bias_grad
 
 
