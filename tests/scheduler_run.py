@@ -11,9 +11,12 @@ from scheduler.service.client import SchedulerClient
 from scheduler.service.coordinator import Coordinator
 from scheduler.service.messages import SimulatorInfo
 from scheduler.service.server import start_scheduler_server
-from scheduler.state.rounds import Rules, RunEnd
+from scheduler.state.plan import DayPlan, Plan
+from scheduler.state.rounds import Rules
 
 WAIT = 20.0
+# Of a run with nothing to do.
+NOTHING = Plan((), 0)
 
 
 def background(call, *args):
@@ -79,8 +82,8 @@ class Run:
     def __init__(self, plan, *, federated=True, heard=None, **more):
         self.heard = heard or Heard()
         rules = Rules(7, FixedSampler(plan), AllTestSampler(), FedAvg(2.0), federated, rounds=len(plan))
-        self.end = RunEnd(len(plan), None)
-        self.coordinator = Coordinator(rules, [1, 2], self.heard, lambda days: self.end, **more)
+        self.plan = Plan((DayPlan("20200101", None),), len(plan))
+        self.coordinator = Coordinator(rules, [1, 2], self.heard, lambda days: self.plan, **more)
         self._socket = Socket()
         self.server, self.address = start_scheduler_server(self.coordinator, self._socket.address, 2, GATE)
         self.clients = [SchedulerClient(self.address, keys(rank)) for rank in (1, 2)]

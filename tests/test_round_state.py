@@ -13,6 +13,7 @@ from scheduler.rules.exact_sum import Sums
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import AllTestSampler, FixedSampler, Round, UniformSampler, UserTable
 from scheduler.rules.server_optimizers import FedAvg, FedAvgM, Sum
+from scheduler.state.plan import DayPlan, Plan
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.round_state import RoundState
 from scheduler.state.rounds import Rules, Share, Timings
@@ -39,7 +40,8 @@ def make_state(*, lanes=None, optimizer=None, federated=True, sampler=None, cloc
         federated=federated,
         rounds=2,
     )
-    state = RoundState(rules, lanes or {1: 1, 2: 1}, clock or FakeClock())
+    plan = Plan((DayPlan(DAY, NEXT), DayPlan(NEXT, None)), 2, eval_every=1)
+    state = RoundState(rules, lanes or {1: 1, 2: 1}, plan, clock or FakeClock())
     if ready:
         state.model.set_initial({"w": np.array([1.0, 2.0], np.float32)}, ["mine"])
         report_users(state)

@@ -6,7 +6,7 @@ from queue import Queue
 
 import numpy as np
 import pytest
-from scheduler_run import WAIT, Run, background, info, soon
+from scheduler_run import NOTHING, WAIT, Run, background, info, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.channel import MAX_MESSAGE_BYTES
@@ -17,7 +17,7 @@ from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.streams import owner_of
 from scheduler.service.messages import BATCH
-from scheduler.state.rounds import RunEnd, Share, Timings
+from scheduler.state.rounds import Share, Timings
 
 W = {"w": TensorSpec("float32", (2,))}
 
@@ -59,7 +59,7 @@ def test_exchange_carries_what_is_larger_than_a_chunk(run):
 
 
 def test_the_watch_ends_without_an_error_when_all_have_left(run):
-    run.end = RunEnd(0, None)
+    run.plan = NOTHING
     run.join()
     ends = Queue()
     for client in run.clients:

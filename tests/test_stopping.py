@@ -5,12 +5,11 @@ from queue import Queue
 
 import numpy as np
 import pytest
-from scheduler_run import WAIT, Heard, Run, background, soon
+from scheduler_run import NOTHING, WAIT, Heard, Run, background, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.errors import AlreadyDone, NotFound, RunEnded, RunStopped, TooLarge
 from scheduler.state.checkpoints import Schedule, Segment
-from scheduler.state.rounds import RunEnd
 from scheduler.state.stopping import STOPPED, Stop
 from simulator.launch.signals import RunSignals, StoppedEarly
 
@@ -181,8 +180,7 @@ def test_a_checkpoint_that_is_on_its_way_is_not_begun_twice():
 
 
 def test_who_is_leaving_already_is_not_stopped(run):
-    run.end = RunEnd(0, None)
-    run.coordinator._end = run.end  # as if all rounds were done
+    run.coordinator._state.plan = NOTHING  # as if all rounds were done
     soon(run.clients[0].exit)
     soon(run.clients[1].request_stop, "SIGTERM")
     soon(run.clients[1].exit)

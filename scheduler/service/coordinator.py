@@ -33,9 +33,10 @@ from scheduler.rules.samplers import Round
 from scheduler.service.messages import Layout, SimulatorInfo
 from scheduler.service.notifier import Listener, Notifier
 from scheduler.state.checkpoints import Offer, Schedule, Segment
+from scheduler.state.plan import Plan, Stage
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.round_state import MAX_AHEAD, RoundState
-from scheduler.state.rounds import RoundRecord, Rules, RunEnd, Share, Timings
+from scheduler.state.rounds import RoundEnd, RoundRecord, Rules, Share, Timings
 from scheduler.state.stopping import GRACE_SECONDS, Stop, Stopping, StopRequest
 
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
@@ -53,17 +54,17 @@ class Coordinator:
         rules: of the run.
         ranks: of the simulators.
         listener: writes the record, the progress and the checkpoints.
-        end: what the run comes to, asked with the days of all simulators.
+        plan: of the run, asked with the days of all simulators.
         schedule: when checkpoints are made; None for never.
         grace: seconds that a run has from when it is asked to stop.
     """
 
     def __init__(
-        self, rules: Rules, ranks: Sequence[int], listener: Listener, end: Callable[[Sequence[str]], RunEnd],
+        self, rules: Rules, ranks: Sequence[int], listener: Listener, plan: Callable[[Sequence[str]], Plan],
         schedule: Schedule | None = None, grace: float = GRACE_SECONDS,
     ) -> None:  # fmt: skip
         self.rules = rules
-        self._end_of, self._end = end, RunEnd(0, None)
+        self._plan_of = plan
         self._ranks = tuple(sorted(ranks))
         self._listener = listener
         lock = threading.RLock()
@@ -107,8 +108,8 @@ class Coordinator:
                 raise AlreadyDone(f"rank {info.rank} has already joined")
             self._infos[info.rank] = info
             if len(self._infos) == len(self._ranks):
-                self._end = self._end_of(self._layout().days)
-                self._state = RoundState(self.rules, {r: i.shards for r, i in self._infos.items()})
+                plan = self._plan_of(self._layout().days)
+                self._state = RoundState(self.rules, {r: i.shards for r, i in self._infos.items()}, plan)
                 self._tell_at_once(lambda: self._listener.on_layout(self._layout()))
             self._wake()
             self._wait(lambda: self._state is not None)
@@ -196,11 +197,11 @@ class Coordinator:
 
     def _check_done(self, rank: int, state: RoundState) -> None:
         """Raises WrongState if a simulator has still to do with the others."""
-        if state.step < self._end.steps:
-            raise WrongState(f"rank {rank} cannot leave: {state.step} of {self._end.steps} rounds of the run are done")
-        last = self._end.last_test
-        if last is not None and not any(at.date == last and at.step == state.step for at in self._tests):
-            raise WrongState(f"rank {rank} cannot leave: the test on {last} is still to come")
+        if state.step < state.plan.steps:
+            raise WrongState(f"rank {rank} cannot leave: {state.step} of {state.plan.steps} rounds of the run are done")
+        for date in state.plan.tests(state.step)[-1:]:
+            if not any(at.date == date and at.step == state.step for at in self._tests):
+                raise WrongState(f"rank {rank} cannot leave: the test on {date} is still to come")
         for key, posted in self._posted.items():
             if rank not in posted:
                 raise WrongState(f"rank {rank} cannot leave: others wait until it posts {key!r}")
@@ -268,6 +269,16 @@ class Coordinator:
         """Rounds that are done, and whether a checkpoint of the state after them is on its way."""
         state = self._state
         return (0, False) if state is None else (state.step, self._notifier.save_now(state))
+
+    # -- the plan ----------------------------------------------------------------
+
+    def next_stages(self, rank: int, step: int) -> list[Stage]:
+        """What comes next for a simulator that is done with `step` rounds of the run; see `Plan.next_stages`."""
+        with self._round_state() as state:
+            self._check_rank(rank)
+            if not state.plan.start <= step <= state.step:
+                raise WrongState(f"rank {rank} asked what comes after {step} rounds of the run, {state.step} are done")
+            return state.plan.next_stages(step)
 
     # -- users and parameters --------------------------------------------------
 
@@ -367,7 +378,7 @@ class Coordinator:
     def train_shares(self, rank: int, at: Round, rounds: int, kind: str | None) -> dict[int, Share]:
         """See `RoundState.train_shares`; waits until the first round is near and the day's users are weighed."""
         with self._turn(rank), self._round_state() as state:
-            self._check_near(state, at.step, last=self._end.steps - 1)
+            self._check_near(state, at.step, last=state.plan.steps - 1)
             # A simulator that has pushed a round may ask for the next before all have.
             self._wait(lambda: state.step + MAX_AHEAD > at.step and state.users.weighed(at.date))
             return state.train_shares(rank, at, rounds, kind)
@@ -379,12 +390,13 @@ class Coordinator:
             if record is not None:
                 self._keep(record, state)
 
-    def end_round(self, rank: int, at: Round) -> bool:
-        """Returns when a round is over: whether a checkpoint is made of the state after it."""
+    def end_round(self, rank: int, at: Round) -> RoundEnd:
+        """Returns when a round is over."""
         with self._turn(rank), self._round_state() as state:
-            self._check_near(state, at.step, last=self._end.steps - 1)
+            self._check_near(state, at.step, last=state.plan.steps - 1)
             self._wait(lambda: state.step > at.step)
-            return self._notifier.checkpoint_step == at.step + 1
+            after = at.step + 1
+            return RoundEnd(self._notifier.checkpoint_step == after, after in state.plan.asked)
 
     def check_lanes(self, rank: int, sums: int) -> None:
         """Refuses more memories of sums than a simulator has shards."""
@@ -434,8 +446,10 @@ class Coordinator:
         with self._turn(rank), self._round_state() as state:
             if rank in self._restoring:
                 raise AlreadyDone(f"rank {rank} has already chosen a checkpoint")
-            if step not in {offer.step for offer in self._listener.offers()}:
+            dates = {offer.step: offer.date for offer in self._listener.offers()}
+            if step not in dates:
                 raise NotFound(f"there is no checkpoint after {step} rounds")
+            state.plan.check_resumed(step, dates[step])
             if any(other != step for other in self._restoring.values()):
                 raise WrongState(f"rank {rank} chose the checkpoint after {step} rounds, others {self._restoring}")
             self._restoring[rank] = step
@@ -472,7 +486,7 @@ class Coordinator:
 
     def _check_near(self, state: RoundState, step: int, last: int | None = None) -> None:
         """Refuses to wait for a round that is far off or never comes, which would be for ever."""
-        last = self._end.steps if last is None else last
+        last = state.plan.steps if last is None else last
         if step > min(state.step + HORIZON, last):
             raise WrongState(f"round {step} of the run was asked for, {state.step} is due, {last} is the last")
 

@@ -24,6 +24,7 @@ from scheduler.rules.samplers import Round
 from scheduler.service.coordinator import Coordinator
 from scheduler.service.messages import (
     Layout,
+    end_to_message,
     handle_from_message,
     handle_to_message,
     info_from_message,
@@ -31,6 +32,7 @@ from scheduler.service.messages import (
     segment_from_message,
     segment_to_message,
     shares_to_messages,
+    stage_to_message,
     stop_to_message,
 )
 from scheduler.service.reports import ReportReader
@@ -66,9 +68,10 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._maps: dict[int, dict[MemoryHandle, Sums]] = {}
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
-        for name in ("Register", "RequestStop", "ReportFailure", "UpdateUserWeights", "ChooseExchange",
-                     "UpdateGlobalParams", "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound", "GetSharedMemory",
-                     "UpdateTestMetrics", "ReportSegments", "GetCheckpoints", "Restore", "Exit"):  # fmt: skip
+        for name in ("Register", "RequestStop", "ReportFailure", "NextStages", "UpdateUserWeights",
+                     "ChooseExchange", "UpdateGlobalParams", "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound",
+                     "GetSharedMemory", "UpdateTestMetrics", "ReportSegments", "GetCheckpoints", "Restore",
+                     "Exit"):  # fmt: skip
             setattr(self, name, unary(getattr(self, name)))
         for name in ("Exchange", "Watch", "UpdateUserInstNum", "SampleUsersToTrain", "SampleUsersWithHash",
                      "FixedUsersToTrain", "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
@@ -101,6 +104,9 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
     def ReportFailure(self, request: pb.Failure, context: grpc.ServicerContext) -> pb.Empty:  # noqa: N802, D102
         self._do.report_failure(request.rank, request.message)
         return pb.Empty()
+
+    def NextStages(self, request: pb.PlanRequest, context: Any) -> pb.Stages:  # noqa: N802, D102
+        return pb.Stages(stages=map(stage_to_message, self._do.next_stages(request.rank, request.step)))
 
     def UpdateUserInstNum(  # noqa: N802, D102
         self, request: Iterable[pb.UserInstNum], context: Any
@@ -185,7 +191,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         rank, at, results, timings = report.finish()
         sums = tensors.finish()
         self._do.push(rank, at, results, timings, [Sums.whole(sums)] if sums else [])
-        return pb.RoundEnd(checkpoint=self._do.end_round(rank, at))
+        return end_to_message(self._do.end_round(rank, at))
 
     def FedAvgUpdateInMemory(self, request: pb.MemoryPush, context: Any) -> pb.RoundEnd:  # noqa: N802, D102
         report = self._report(TRAIN)
@@ -195,11 +201,11 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         sums = self._mapped(rank, [handle_from_message(handle) for handle in request.sums])
         self._do.push(rank, at, results, timings, sums)
         # The caller's shards read the next parameters where these are: not before they are made.
-        return pb.RoundEnd(checkpoint=self._do.end_round(rank, at))
+        return end_to_message(self._do.end_round(rank, at))
 
     def EndRound(self, request: pb.RoundKey, context: Any) -> pb.RoundEnd:  # noqa: N802, D102
         at = Round(self._do.rules.seed, request.date, request.round, request.step)
-        return pb.RoundEnd(checkpoint=self._do.end_round(request.rank, at))
+        return end_to_message(self._do.end_round(request.rank, at))
 
     def GetSharedMemory(self, request: pb.SimulatorRank, context: Any) -> pb.MemoryHandle:  # noqa: N802, D102
         return handle_to_message(self._do.memory(request.rank))

@@ -25,6 +25,7 @@ from scheduler.state.global_model import GlobalModel
 from scheduler.state.open_round import OpenRound, where
 from scheduler.state.partition import make_group
 from scheduler.state.placement import place
+from scheduler.state.plan import Plan
 from scheduler.state.pushed_sums import PushedSums
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
@@ -41,17 +42,17 @@ class RoundState:
     Args:
         rules: of the run.
         lanes: shards of each simulator, by rank.
+        plan: of the run.
         clock: seconds; replaced in tests.
     """
 
-    def __init__(self, rules: Rules, lanes: Mapping[int, int], clock: Clock = time.perf_counter) -> None:
-        self.rules = rules
+    def __init__(self, rules: Rules, lanes: Mapping[int, int], plan: Plan, clock: Clock = time.perf_counter) -> None:
+        self.rules, self.plan = rules, plan
         self.model = GlobalModel(rules)
         self.step = 0
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
         self.users = DayUsers(tuple(self._lanes), rules.weighs)
-        self._day = ""
         # The round that is due and those after it whose users are known, by step.
         self._known: dict[int, OpenRound] = {}
         self._test: OpenRound | None = None
@@ -72,8 +73,8 @@ class RoundState:
 
         def check(table: UserTable) -> None:
             if split == TRAIN:
-                self.rules.sampler.check(table, date, range(self.step, self._day_end()))
-                self._day = date
+                steps = self.plan.day_steps(self.step)
+                self.rules.sampler.check(table, date, range(self.step, steps.stop))
 
         if self.users.add(rank, date, split, users, check):
             # Loading is no part of the round that follows it.
@@ -138,7 +139,7 @@ class RoundState:
         """
         if self.model.params is not None or self.users.begun:
             raise WrongState("a checkpoint can be restored only before anything else")
-        self.step = snapshot.step
+        self.step, self.plan = snapshot.step, self.plan.go_on(snapshot.step)
         self.model.restore(snapshot)
 
     # -- rounds --------------------------------------------------------------
@@ -183,18 +184,10 @@ class RoundState:
         if not 0 < rounds <= MAX_AHEAD:
             raise BadInput(f"{rounds} rounds were asked for at once; 1 to {MAX_AHEAD} are allowed")
         self.users.table(at.date, TRAIN)
-        if at.date != self._day:
-            raise WrongState(f"{where(at)} was asked for, the day is {self._day}")
         if not self.step <= at.step < self.step + MAX_AHEAD:
             raise WrongState(f"round {at.step} of the run was asked for, {self.step} is due")
-        # All days have the same number of rounds.
-        day = max(1, self.rules.rounds)
-        if at.round != at.step % day + 1 or at.round + rounds - 1 > self.rules.rounds:
-            raise WrongState(
-                f"{where(at)} and {rounds - 1} after it were asked for as round {at.step} of the run, "
-                f"with {self.rules.rounds} rounds a day"
-            )
-        if at.step // day != self.step // day:
+        self.plan.check_rounds(at, rounds)
+        if at.step not in self.plan.day_steps(self.step):
             raise WrongState(f"{where(at)} was asked for, round {self.step} of the run is due, on an earlier day")
 
     @property
@@ -305,11 +298,6 @@ class RoundState:
         """Raises NotFound if a rank is no simulator."""
         if rank not in self._lanes:
             raise NotFound(f"rank {rank} is not a simulator of this run ({sorted(self._lanes)})")
-
-    def _day_end(self) -> int:
-        """The first round of the run after the day of the one that is due."""
-        day = max(1, self.rules.rounds)
-        return (self.step // day + 1) * day
 
     def _begin(self, phase: str, at: Round, cohort: list[str], users: UserTable) -> OpenRound:
         counts = [users.count(uid) for uid in cohort]

@@ -48,16 +48,16 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class RunEnd:
-    """What a run comes to: before that, no simulator may leave.
+class RoundEnd:
+    """What a simulator is told at the end of a round.
 
     Attributes:
-        steps: rounds of all days.
-        last_test: date of the test after them, if there is one.
+        checkpoint: whether a checkpoint is made of the state after it.
+        replanned: whether what it was told to come after it has changed.
     """
 
-    steps: int
-    last_test: str | None
+    checkpoint: bool = False
+    replanned: bool = False
 
 
 @dataclass(frozen=True)
