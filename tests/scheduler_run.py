@@ -77,12 +77,21 @@ def info(rank):
 
 
 class Run:
-    """The scheduler of a run with simulators 1 and 2; `more` goes to the coordinator."""
+    """The scheduler of a run with simulators 1 and 2.
 
-    def __init__(self, plan, *, federated=True, heard=None, **more):
+    Args:
+        plan: cohorts of its one day.
+        federated: as in the rules.
+        heard: the listener.
+        tests: after which rounds there are some, beside the last if there are any.
+        more: goes to the coordinator.
+    """
+
+    def __init__(self, plan, *, federated=True, heard=None, tests=(), **more):
         self.heard = heard or Heard()
         rules = Rules(7, FixedSampler(plan), AllTestSampler(), FedAvg(2.0), federated, rounds=len(plan))
-        self.plan = Plan((DayPlan("20200101", None),), len(plan))
+        day = DayPlan("20200101", "20200102" if tests else None)
+        self.plan = Plan((day,), len(plan), asked=frozenset(tests))
         self.coordinator = Coordinator(rules, [1, 2], self.heard, lambda days: self.plan, **more)
         self._socket = Socket()
         self.server, self.address = start_scheduler_server(self.coordinator, self._socket.address, 2, GATE)

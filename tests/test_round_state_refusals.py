@@ -1,5 +1,6 @@
 """scheduler/state/round_state.py: what does not fit is refused, and leaves the state as it was."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -183,4 +184,17 @@ def test_a_round_of_a_day_whose_turn_has_not_come_is_refused_though_its_users_ar
     before = frozen(vars(state))
     with pytest.raises(WrongState, match=r"date 20200102, round 1 was asked for, round 0 .* due, on an earlier day"):
         share(state, 1, NEXT, 1, 2)
+    assert frozen(vars(state)) == before
+
+
+def test_a_test_that_the_plan_does_not_have_is_refused():
+    """Its users are known: it is the other day's, or not after this round."""
+    state = make_state()
+    for date in (DAY, NEXT):
+        report_users(state, date=date, split="test")
+    state.plan = dataclasses.replace(state.plan, asked=frozenset(), eval_every=0)
+    before = frozen(vars(state))
+    for date in (DAY, NEXT):
+        with pytest.raises(WrongState, match=f"a test on {date} after 0 rounds was asked for, which is not planned"):
+            state.test_share(1, at(0, 0, date))
     assert frozen(vars(state)) == before

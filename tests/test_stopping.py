@@ -33,8 +33,8 @@ class Saves(Heard):
         self.checkpoints.append((snapshot.step, snapshot.date, marks["records"]["size"], len(segments)))
 
 
-def make(schedule=None, grace=60.0):
-    run = Run(PLAN, heard=Saves(), schedule=schedule or Schedule(None), grace=grace)
+def make(schedule=None, grace=60.0, tests=()):
+    run = Run(PLAN, heard=Saves(), schedule=schedule or Schedule(None), grace=grace, tests=tests)
     run.stops = Queue()
     run.make_ready({"w": np.array([1.0, 2.0], np.float32)}, ["mine"], COUNTS, DAY)
     for client in run.clients:
@@ -115,7 +115,7 @@ def test_the_first_wish_counts_and_it_is_one_of_a_simulator(run):
 
 def test_a_round_that_is_given_up_changes_nothing():
     """Rank 2 pushes too late: the checkpoint is that of round 1, before the test that came after it."""
-    run = make(grace=0.8)
+    run = make(grace=0.8, tests=[1])
     try:
         one, two = run.clients
         begin(run)

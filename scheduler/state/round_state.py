@@ -266,6 +266,8 @@ class RoundState:
             if at.step != self.step or (self._open is not None and self._open.arrived):
                 raise WrongState(f"a test after {at.step} rounds was asked for, {self.step} are done")
             users = self.users.table(at.date, TEST)
+            if at.date not in self.plan.tests(at.step):
+                raise WrongState(f"a test on {at.date} after {at.step} rounds was asked for, which is not planned")
             cohort = self.rules.test_sampler.sample(users, self.rules.seed, at.date)
             self._test = self._begin(TEST, at, cohort, users)
             self._test.started = self._clock()
