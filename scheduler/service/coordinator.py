@@ -202,6 +202,8 @@ class Coordinator:
         for date in state.plan.tests(state.step)[-1:]:
             if not any(at.date == date and at.step == state.step for at in self._tests):
                 raise WrongState(f"rank {rank} cannot leave: the test on {date} is still to come")
+        if self._notifier.lacks(rank, state.step):
+            raise WrongState(f"rank {rank} cannot leave: its part of the last checkpoint is still to come")
         for key, posted in self._posted.items():
             if rank not in posted:
                 raise WrongState(f"rank {rank} cannot leave: others wait until it posts {key!r}")
@@ -529,8 +531,7 @@ class Coordinator:
 
     def _is_over(self) -> bool:
         """Whether all have left, the listener knows everything, and a checkpoint that was begun is there."""
-        saved = self._stopping.decided is None or self._notifier.all_saved
-        return self._all_left() and self._notifier.all_told and saved
+        return self._all_left() and self._notifier.all_told and self._notifier.all_saved
 
     def _wake(self) -> None:
         self._changed.notify_all()

@@ -133,6 +133,9 @@ class Notifier:
             self._date = record.at.date
             if (not self._parts or self._schedule.every) and self._schedule.due(state.step):
                 self._begin_checkpoint(state)
+            elif state.step == state.plan.steps:
+                # A run that has ended may be gone on with, with more rounds.
+                self.save_now(state)
         if len(self._untold) == 1 or self._is_urgent():
             self._more.notify()
 

@@ -47,7 +47,7 @@ def open_record(settings: Settings, meaning: Mapping[str, Any]) -> tuple[RecordF
         folder = _folder_to_resume(settings.resume, settings.output)
     found = CheckpointFolder(folder.path / FOLDER).read_all()
     if found:
-        check_meaning(found[0].meaning, meaning)
+        check_meaning(found[0].meaning, meaning, found[0].snapshot.step)
     elif settings.resume != AUTO:
         raise _nothing_in(folder.path)
     else:
