@@ -94,6 +94,8 @@ class Coordinator:
             ended=lambda: self._failure is not None or self._all_left(),
             told=self._over.notify_all, room=self._wake, fail=self.fail,
         )  # fmt: skip
+        # After how many rounds a simulator knows what comes next.
+        self._told_after = -1
         self._restoring: dict[int, int] = {}
         self._restored = False
         self._notifier.start()
@@ -280,7 +282,23 @@ class Coordinator:
             self._check_rank(rank)
             if not state.plan.start <= step <= state.step:
                 raise WrongState(f"rank {rank} asked what comes after {step} rounds of the run, {state.step} are done")
+            self._told_after = max(self._told_after, step)
             return state.plan.next_stages(step)
+
+    def ask_test(self) -> None:
+        """Has a test come next, after the round that is just over.
+
+        For whoever is told of a round before the simulators are, with the lock held, so that all of them are told the
+        same; in a run whose rules have `asks_tests`.
+
+        Raises:
+            WrongState: they know already what comes after that round, the run has no such rules, or the day no test.
+        """
+        with self._round_state() as state:
+            if self._told_after >= state.step:
+                raise WrongState(f"a test after {state.step} rounds was asked for too late: simulators have gone on")
+            state.plan = state.plan.ask_test(state.step)
+            self._notifier.note_test(state.step)
 
     # -- users and parameters --------------------------------------------------
 
@@ -398,6 +416,7 @@ class Coordinator:
             self._check_near(state, at.step, last=state.plan.steps - 1)
             self._wait(lambda: state.step > at.step)
             after = at.step + 1
+            self._told_after = max(self._told_after, after)
             return RoundEnd(self._notifier.checkpoint_step == after, after in state.plan.asked)
 
     def check_lanes(self, rank: int, sums: int) -> None:

@@ -258,9 +258,9 @@ class Plan:
                 "give the data the run began with"
             )
 
-    def go_on(self, step: int) -> Plan:
-        """The plan of a run that goes on when so many rounds are done."""
-        return replace(self, start=step)
+    def go_on(self, step: int, *, tests: bool = False) -> Plan:
+        """The plan of a run that goes on when so many rounds are done, and a test after them was asked for or not."""
+        return replace(self, start=step, asked=self.asked | {step} if tests else self.asked)
 
     def ask_test(self, step: int) -> Plan:
         """The plan with a test after `step` rounds, on the data that the test of that day is on.

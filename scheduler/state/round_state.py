@@ -139,7 +139,7 @@ class RoundState:
         """
         if self.model.params is not None or self.users.begun:
             raise WrongState("a checkpoint can be restored only before anything else")
-        self.step, self.plan = snapshot.step, self.plan.go_on(snapshot.step)
+        self.step, self.plan = snapshot.step, self.plan.go_on(snapshot.step, tests=snapshot.tests)
         self.model.restore(snapshot)
 
     # -- rounds --------------------------------------------------------------

@@ -28,6 +28,8 @@ class Rules:
         exchange: whether simulators add up their sums among themselves.
         algorithm: how users train, and what moves what they send.
         filters: what their updates go through, in order.
+        asks_tests: whether something may ask for tests while the run goes, so that no round is certain before the one
+            before it is over.
     """
 
     seed: int
@@ -39,6 +41,7 @@ class Rules:
     exchange: Exchange = "auto"
     algorithm: Algorithm = field(default_factory=Algorithm)
     filters: tuple[Filter, ...] = ()
+    asks_tests: bool = False
 
     @property
     def weighs(self) -> bool:

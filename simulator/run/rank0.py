@@ -116,7 +116,7 @@ class SchedulerService:
         """What the run does, when all days are known."""
         test = not isinstance(self._rules.test_sampler, NoTestSampler)
         planned = plan_days(days, train_last_day=self._settings.train_last_day, test=test)
-        return Plan(planned, self._rules.rounds, self._settings.eval_every)
+        return Plan(planned, self._rules.rounds, self._settings.eval_every, flexible=self._rules.asks_tests)
 
     # -- checkpoints -----------------------------------------------------------------
 
