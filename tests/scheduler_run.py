@@ -97,6 +97,11 @@ class Run:
         self.server, self.address = start_scheduler_server(self.coordinator, self._socket.address, 2, GATE)
         self.clients = [SchedulerClient(self.address, keys(rank)) for rank in (1, 2)]
 
+    @property
+    def changed(self):
+        """What is notified when anything in the run changes."""
+        return self.coordinator._run._changed
+
     def both(self, call):
         """`call(client, rank)` for both simulators at once; their results."""
         futures = [background(call, client, rank) for rank, client in enumerate(self.clients, start=1)]

@@ -79,7 +79,7 @@ def test_it_is_too_late_when_a_simulator_has_gone_on(run):
 
 
 def test_nobody_asks_in_a_run_whose_plan_is_fixed(run):
-    run.coordinator._state.plan = Plan((DayPlan(DAY, NEXT),), 2)
+    run.coordinator._live.state.plan = Plan((DayPlan(DAY, NEXT),), 2)
     with pytest.raises(WrongState, match="a run whose plan is fixed"):
         run.coordinator.ask_test()
 

@@ -160,13 +160,13 @@ def test_a_simulator_does_not_leave_while_it_is_needed(ready):
     """It once could at any time, and the others waited for it for ever."""
     with pytest.raises(WrongState, match="rank 2 cannot leave: 0 of 2 rounds of the run are done"):
         soon(ready.clients[1].exit)
-    ready.coordinator._state.plan = Plan((DayPlan(DAY, NEXT),), 0)
+    ready.coordinator._live.state.plan = Plan((DayPlan(DAY, NEXT),), 0)
     with pytest.raises(WrongState, match=f"rank 2 cannot leave: the test on {NEXT} is still to come"):
         soon(ready.clients[1].exit)
-    ready.coordinator._state.plan = NOTHING
+    ready.coordinator._live.state.plan = NOTHING
     waiting = background(ready.clients[0].exchange, "key", b"")
-    with ready.coordinator._changed:
-        assert ready.coordinator._changed.wait_for(lambda: "key" in ready.coordinator._posted, WAIT)
+    with ready.changed:
+        assert ready.changed.wait_for(lambda: "key" in ready.coordinator._posts._posted, WAIT)
     with pytest.raises(WrongState, match="rank 2 cannot leave: others wait until it posts 'key'"):
         soon(ready.clients[1].exit)
     soon(ready.clients[1].exchange, "key", b"")
@@ -182,8 +182,8 @@ def test_what_nobody_waits_for_any_more_counts_as_not_said(ready):
     request = pb.ExchangeRequest(rank=1, key="key", payload=b"too soon")
     with channel_of(1, ready.address) as channel, pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
         list(pb_grpc.SchedulerServerStub(channel).Exchange(request, timeout=0.2))
-    with ready.coordinator._changed:
-        assert ready.coordinator._changed.wait_for(lambda: not ready.coordinator._posted, WAIT)
+    with ready.changed:
+        assert ready.changed.wait_for(lambda: not ready.coordinator._posts._posted, WAIT)
     waiting = background(told.exchange, "key", b"now")
     assert soon(ready.clients[1].exchange, "key", b"2") == waiting.result(WAIT) == {1: b"now", 2: b"2"}
 

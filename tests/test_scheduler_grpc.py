@@ -174,7 +174,7 @@ def test_a_round_without_federation():
 
 
 def test_an_evaluation_of_more_users_than_a_message_holds(ready):
-    ready.coordinator._state.plan = Plan((DayPlan(DAY, NEXT),), 2, asked=frozenset([0]))
+    ready.coordinator._live.state.plan = Plan((DayPlan(DAY, NEXT),), 2, asked=frozenset([0]))
     counts = {f"u{i:05d}": 1 + i % 3 for i in range(2 * BATCH + 3)}
     ready.tell_users(counts, NEXT, "test")
     when = at(0, 0, NEXT)

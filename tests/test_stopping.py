@@ -120,7 +120,7 @@ def test_a_round_that_is_given_up_changes_nothing():
         one, two = run.clients
         begin(run)
         run.both(lambda client, rank: push(client, "a" if rank == 1 else "bc", (4, 0) if rank == 1 else (-2, 6)))
-        before = {name: value.copy() for name, value in run.coordinator.final_params().items()}
+        before = {name: value.copy() for name, value in run.coordinator.params.final().items()}
         run.tell_users(COUNTS, NEXT, "test")
         shares = run.both(lambda client, _: client.test_sample_user_list(at(1, 1, NEXT)))
         run.both(
@@ -136,7 +136,7 @@ def test_a_round_that_is_given_up_changes_nothing():
         leave(run, 1)
         assert run.heard.checkpoints == [(1, DAY, 1, 2)]
         assert len(run.heard.records) == 2
-        after = run.coordinator._state.model.params
+        after = run.coordinator._live.state.model.params
         assert all((after[name] == before[name]).all() for name in before)
     finally:
         run.close()
@@ -180,7 +180,7 @@ def test_a_checkpoint_that_is_on_its_way_is_not_begun_twice():
 
 
 def test_who_is_leaving_already_is_not_stopped(run):
-    run.coordinator._state.plan = NOTHING  # as if all rounds were done
+    run.coordinator._live.state.plan = NOTHING  # as if all rounds were done
     soon(run.clients[0].exit)
     soon(run.clients[1].request_stop, "SIGTERM")
     soon(run.clients[1].exit)

@@ -189,7 +189,7 @@ class SchedulerService:
 
     def results(self) -> list[str]:
         """Writes the final parameters of a finished run; returns what is to be said of it, its results last."""
-        self.record.save_params("final", self.coordinator.final_params())
+        self.record.save_params("final", self.coordinator.params.final())
         self._folder.release()
         return self._summary()
 
