@@ -156,7 +156,7 @@ class SchedulerClient:
 
         Args:
             at: the first of them.
-            rounds: how many, 1 to `round_state.MAX_AHEAD`.
+            rounds: how many, 1 to `coming_rounds.MAX_AHEAD`.
 
         Returns:
             What waits for the shares and gives them, by step.

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from protos.errors import WrongState
 from scheduler.service.run_lock import RunLock
-from scheduler.state.round_state import MAX_AHEAD, RoundState
+from scheduler.state.coming_rounds import MAX_AHEAD
+from scheduler.state.round_state import RoundState
 
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD

@@ -11,9 +11,10 @@ from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
 from scheduler.service.live_state import LiveState, check_near
 from scheduler.service.notifier import Notifier
+from scheduler.state.coming_rounds import MAX_AHEAD
 from scheduler.state.plan import Stage
 from scheduler.state.read_users import ReadUsers
-from scheduler.state.round_state import MAX_AHEAD, RoundState
+from scheduler.state.round_state import RoundState
 from scheduler.state.rounds import RoundEnd, RoundRecord, Share, Timings
 from scheduler.state.stopping import Stopping
 
@@ -87,15 +88,17 @@ class RoundCalls:
             self._run.wake()
 
     def check_teller(self, rank: int, date: str, split: str) -> None:
-        """See `RoundState.check_teller`; the day must be one of the run."""
+        """Whether a simulator may tell its users of a day, which must be one of the run; raises as `add_users`."""
         with self._live.held() as state:
             self._check_day(date)
-            state.check_teller(rank, date, split)
+            self._run.check_rank(rank)
+            state.users.check_teller(rank, date, split)
 
     def check_weigher(self, rank: int, date: str) -> None:
-        """See `RoundState.check_weigher`."""
+        """See `DayUsers.check_weigher`."""
         with self._live.held() as state:
-            state.check_weigher(rank, date)
+            self._run.check_rank(rank)
+            state.users.check_weigher(rank, date)
 
     # -- rounds ------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from protos.codec import Tensors, TensorSpec
 from protos.errors import BadInput, NotFound, WrongState
 from scheduler.rules.exact_sum import Sums, scale_exponent
 from scheduler.rules.metrics import UserResult
-from scheduler.rules.samplers import Round, UserTable, check_cohort
+from scheduler.rules.samplers import Round, UserTable
 from scheduler.rules.step import Step
 from scheduler.state.checkpoints import Snapshot
+from scheduler.state.coming_rounds import ComingRounds
 from scheduler.state.day_users import DayUsers
 from scheduler.state.global_model import GlobalModel
 from scheduler.state.open_round import OpenRound, where
@@ -29,9 +31,6 @@ from scheduler.state.plan import Plan
 from scheduler.state.pushed_sums import PushedSums
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
-
-# Rounds whose users may be asked for at once, and before they are due.
-MAX_AHEAD = 32
 
 Clock = Callable[[], float]
 
@@ -53,8 +52,7 @@ class RoundState:
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
         self.users = DayUsers(tuple(self._lanes), rules.weighs)
-        # The round that is due and those after it whose users are known, by step.
-        self._known: dict[int, OpenRound] = {}
+        self._coming = ComingRounds(rules.sampler, self.users, partial(self._begin, TRAIN))
         self._test: OpenRound | None = None
         self._pushed = PushedSums(self._lanes)
         self._last_end: float | None = None
@@ -79,16 +77,6 @@ class RoundState:
         if self.users.add(rank, date, split, users, check):
             # Loading is no part of the round that follows it.
             self._last_end = None
-
-    def check_teller(self, rank: int, date: str, split: str) -> None:
-        """Whether a simulator may tell its users of a day; raises as `add_users`."""
-        self.check_rank(rank)
-        self.users.check_teller(rank, date, split)
-
-    def check_weigher(self, rank: int, date: str) -> None:
-        """Whether a simulator may tell weights of a day; raises as `DayUsers.check_weigher`."""
-        self.check_rank(rank)
-        self.users.check_weigher(rank, date)
 
     def add_weights(self, rank: int, date: str, weights: Mapping[str, float]) -> None:
         """Takes weights; raises as `DayUsers.add_weights`."""
@@ -168,38 +156,15 @@ class RoundState:
         self.check_rank(rank)
         if kind is not None and self.rules.sampler.name != kind:
             raise WrongState(f"the run samples with {self.rules.sampler.name!r}, not {kind!r}")
-        self._check_due(at, rounds)
-        shares: dict[int, Share] = {}
-        for k in range(rounds):
-            step = at.step + k
-            if step not in self._known:
-                self._known[step] = self._sample(Round(at.seed, at.date, at.round + k, step))
-            shares[step] = self._known[step].shares[rank]
-        if at.step == self.step and self._known[at.step].started is None:
-            self._known[at.step].started = self._clock() if self._last_end is None else self._last_end
-        return shares
-
-    def _check_due(self, at: Round, rounds: int) -> None:
-        """Refuses what would put rounds into the state that never come."""
-        if not 0 < rounds <= MAX_AHEAD:
-            raise BadInput(f"{rounds} rounds were asked for at once; 1 to {MAX_AHEAD} are allowed")
-        self.users.table(at.date, TRAIN)
-        if not self.step <= at.step < self.step + MAX_AHEAD:
-            raise WrongState(f"round {at.step} of the run was asked for, {self.step} is due")
-        self.plan.check_rounds(at, rounds)
-        if at.step not in self.plan.day_steps(self.step):
-            raise WrongState(f"{where(at)} was asked for, round {self.step} of the run is due, on an earlier day")
+        coming = self._coming.ask(at, rounds, self.step, self.plan)
+        if at.step == self.step and coming[at.step].started is None:
+            coming[at.step].started = self._clock() if self._last_end is None else self._last_end
+        return {step: round_.shares[rank] for step, round_ in coming.items()}
 
     @property
     def _open(self) -> OpenRound | None:
         """The round that is due, if its users are known."""
-        return self._known.get(self.step)
-
-    def _sample(self, at: Round) -> OpenRound:
-        users = self.users.table(at.date, TRAIN)
-        cohort = list(self.rules.sampler.sample(users, at))
-        check_cohort(cohort, users.uids, self.rules.sampler, at)
-        return self._begin(TRAIN, at, cohort, users)
+        return self._coming.due(self.step)
 
     def push(
         self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]
@@ -364,7 +329,7 @@ class RoundState:
         # Shards of this machine that wait for it begin with their next users.
         self.model.stamp(self.step)
         self._last_end = self._clock()
-        del self._known[round_.at.step]
+        self._coming.forget(round_.at.step)
         if self._open is not None:
             self._open.started = self._last_end
         return round_.record(self._last_end, self._lanes)
