@@ -58,13 +58,13 @@ def test_all_are_told_of_a_test_with_the_end_of_the_round_and_the_checkpoint_hol
     one, two = run.clients
     snapshots = Queue()
     run.heard.on_checkpoint = lambda snapshot, marks, segments: snapshots.put(snapshot)
-    before = [Load(DAY, "train"), Load(NEXT, "test"), Train(DAY, 1, 0, 2, ahead=False), Evaluate(NEXT, 2)]
+    before = [Load(DAY, "train"), Load(NEXT, "test"), Train(DAY, 1, 0, 2, ahead=False), Evaluate(NEXT, 2, DAY)]
     assert soon(one.next_stages, 0)[:4] == before
     ask_at_the_end(run, after)
     assert play_first(run) == [RoundEnd(checkpoint=True, replanned=True)] * 2
     for client in (one, two):
         assert soon(client.next_stages, 1) == [
-            Evaluate(NEXT, 1), Train(DAY, 2, 1, 1, ahead=False), Evaluate(NEXT, 2), Clear(DAY, "train"),
+            Evaluate(NEXT, 1, DAY), Train(DAY, 2, 1, 1, ahead=False), Evaluate(NEXT, 2, DAY), Clear(DAY, "train"),
             Clear(NEXT, "test"), End(),
         ]  # fmt: skip
         soon(client.report_segments, 1, [SEGMENT])
@@ -91,7 +91,7 @@ def test_a_run_that_goes_on_holds_the_test_that_was_asked_for(tmp_path):
     newest, older = (checkpoint.snapshot for checkpoint in CheckpointFolder(tmp_path).read_all())
     plan = Plan((DayPlan(DAY, NEXT),), 6, flexible=True)
     assert list(plan.go_on(newest.step, tests=newest.tests).after(4))[2:4] == [
-        Evaluate(NEXT, 4), Train(DAY, 5, 4, 2, ahead=False),
+        Evaluate(NEXT, 4, DAY), Train(DAY, 5, 4, 2, ahead=False),
     ]  # fmt: skip
     assert list(plan.go_on(older.step, tests=older.tests).after(3))[2] == Train(DAY, 4, 3, 3, ahead=False)
 
@@ -150,7 +150,7 @@ class Played:
             assert following()[0].step == when.step + 1
         return ShareResult([following] if following else [], Timings())
 
-    def evaluate(self, when, share):
+    def evaluate(self, when, share, trained_on):
         return ShareResult([], Timings())
 
     # the store

@@ -22,7 +22,8 @@ def said(stage):
             return f"load {date[-1]} {split}"
         case Train(date, first, step, rounds, left):
             return f"train {date[-1]}: {first}-{first + rounds - 1} of {first + rounds + left - 1} at {step}"
-        case Evaluate(date, step):
+        case Evaluate(date, step, day):
+            assert int(date) - int(day) == (date != day)
             return f"test {date[-1]} after {step}"
         case Clear(date, split):
             return f"clear {date[-1]} {split}"
@@ -99,12 +100,12 @@ def test_a_run_that_goes_on_loads_the_day_first():
     assert all_of(plan.go_on(4), 4)[:4] == [
         "load 1 train", "load 2 test", "test 2 after 4", "train 1: 5-5 of 5 at 4",
     ]  # fmt: skip
-    # After the last round of a day only its test is still to come.
+    # After the last round of a day only its test is still to come; users may train before it.
     assert all_of(plan.go_on(5), 5)[:6] == [
-        "load 2 test", "test 2 after 5", "clear 1 train", "clear 2 test", "load 2 train", "load 3 test",
+        "load 1 train", "load 2 test", "test 2 after 5", "clear 1 train", "clear 2 test", "load 2 train",
     ]  # fmt: skip
     assert all_of(plan.go_on(10), 10) == [
-        "load 3 test", "test 3 after 10", "clear 2 train", "clear 3 test", "end",
+        "load 2 train", "load 3 test", "test 3 after 10", "clear 2 train", "clear 3 test", "end",
     ]  # fmt: skip
 
 
@@ -119,6 +120,13 @@ def test_an_asked_test_comes_after_the_rounds_that_are_done():
         make().ask_test(2)
     with pytest.raises(WrongState, match=r"after 2 rounds, but date 20200101 has none"):
         make(test=False, flexible=True).ask_test(2)
+
+
+def test_the_rounds_of_a_date_that_are_still_to_come():
+    """Of days 1 and 2 with five rounds each, in the middle of the first, at its end and in the second; 3 has none."""
+    plan = make()
+    for step, rounds in ((3, ((3, 4), (5, 6, 7, 8, 9), ())), (5, ((), (5, 6, 7, 8, 9), ())), (9, ((), (9,), ()))):
+        assert tuple(tuple(plan.due_on(date, step)) for date in DAYS) == rounds
 
 
 def test_shards_begin_by_themselves_only_where_the_next_round_is_certain():
@@ -195,8 +203,9 @@ def test_data_is_there_when_it_is_used_and_gone_when_it_is_not(plan):
                 here.add((date, split))
             case Train(date):
                 assert (date, "train") in here
-            case Evaluate(date):
+            case Evaluate(date, _, day):
                 assert (date, "test") in here
+                assert (day, "train") in here or not plan.rounds
             case Clear(date, split):
                 here.discard((date, split))
     assert not here

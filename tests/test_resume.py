@@ -118,11 +118,20 @@ def test_the_folder_alone_says_how_to_go_on(reference, crashed):
     assert "resumed_after_rounds:\n- 20\n" in (crashed / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("mode", [pytest.param(mode, marks=SLOW) for mode in ("federated", "centralized")])
-def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, mode):
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(["--mode", "federated"], marks=SLOW),
+        pytest.param(["--mode", "centralized"], marks=SLOW),
+        # Users train on the day's data before they are tested.
+        pytest.param(["--algorithm", "finetune"], marks=SLOW),
+    ],
+    ids=["federated", "centralized", "personalised"],
+)
+def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, more):
     """Rounds 12 and 24 end a day: its test comes after the checkpoint."""
     data = make_data(tmp_path / "data")
-    common = [*ARGUMENTS, "--mode", mode, "--checkpoint-every", 12, "--server-optimizer", "fedavg"]
+    common = [*ARGUMENTS, *more, "--checkpoint-every", 12, "--server-optimizer", "fedavg"]
     whole, again = tmp_path / "whole", tmp_path / "again"
     run(TINY, data, *common, "--shards", 1, "--output", whole, ranks=2)
     for step in (24, 12):

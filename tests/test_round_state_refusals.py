@@ -179,7 +179,7 @@ def test_a_cohort_that_breaks_the_contract_opens_no_round():
 
 
 def test_a_round_of_a_day_whose_turn_has_not_come_is_refused_though_its_users_are_known():
-    state = make_state()
+    state = make_state(sampler=UniformSampler(2))
     report_users(state, date=NEXT)
     before = frozen(vars(state))
     with pytest.raises(WrongState, match=r"date 20200102, round 1 was asked for, round 0 .* due, on an earlier day"):

@@ -127,8 +127,8 @@ def stage_to_message(stage: Stage) -> pb.Stage:
             return pb.Stage(load=pb.DayData(date=date, split=split))
         case Train():
             return pb.Stage(train=pb.RoundSpan(**vars(stage)))
-        case Evaluate(date, step):
-            return pb.Stage(evaluate=pb.Evaluation(date=date, step=step))
+        case Evaluate():
+            return pb.Stage(evaluate=pb.Evaluation(**vars(stage)))
         case Clear(date, split):
             return pb.Stage(clear=pb.DayData(date=date, split=split))
         case End():
@@ -148,7 +148,7 @@ def stage_from_message(message: pb.Stage) -> Stage:
             span = message.train
             return Train(span.date, span.first, span.step, span.rounds, span.left, span.ahead)
         case "evaluate":
-            return Evaluate(message.evaluate.date, message.evaluate.step)
+            return Evaluate(message.evaluate.date, message.evaluate.step, message.evaluate.day)
         case "clear":
             return Clear(message.clear.date, message.clear.split)
         case "end":

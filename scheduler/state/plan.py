@@ -59,10 +59,17 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """A test on a date's test data, after `step` rounds of the run."""
+    """A test.
+
+    Attributes:
+        date: whose test data.
+        step: rounds of the run before it.
+        day: whose training data the users have, for what they do before they are tested.
+    """
 
     date: str
     step: int
+    day: str
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ class Plan:
             first = place * self.rounds
             done = step - first if place == number else 0
             if place > number or step == self.start:
-                yield from self._loads(day, done)
+                yield from self._loads(day)
             yield from self._plays(day, first, done)
             yield Clear(day.date, TRAIN)
             if day.test_date is not None:
@@ -157,8 +164,9 @@ class Plan:
                 break
         return told
 
-    def _loads(self, day: DayPlan, done: int) -> Iterator[Stage]:
-        if done < self.rounds:
+    def _loads(self, day: DayPlan) -> Iterator[Stage]:
+        if self.rounds:
+            # Where all rounds are done, for the test: users may train on it before they are tested.
             yield Load(day.date, TRAIN)
         if day.test_date is not None:
             # Now and not after the training: a mistake in it must not cost a day of rounds.
@@ -168,7 +176,7 @@ class Plan:
         """The rounds of a day of which so many are done, and the tests between them and after."""
         while True:
             if day.test_date is not None and self._is_test_due(first + done, done):
-                yield Evaluate(day.test_date, first + done)
+                yield Evaluate(day.test_date, first + done, day.date)
             if done == self.rounds:
                 return
             end = self.rounds if day.test_date is None else self._next_test(first, done)
@@ -205,6 +213,14 @@ class Plan:
         """The rounds of the run that are of the same day as round `step`."""
         first = step // max(1, self.rounds) * self.rounds
         return range(first, first + self.rounds)
+
+    def due_on(self, date: str, step: int) -> range:
+        """The rounds of a date that are still to come when `step` rounds of the run are done."""
+        for place, day in enumerate(self.days):
+            if day.date == date:
+                first = place * self.rounds
+                return range(max(step, first), max(step, first + self.rounds))
+        return range(0)
 
     def check_rounds(self, at: Round, rounds: int) -> None:
         """Whether these are rounds of the plan.

@@ -71,8 +71,7 @@ class RoundState:
 
         def check(table: UserTable) -> None:
             if split == TRAIN:
-                steps = self.plan.day_steps(self.step)
-                self.rules.sampler.check(table, date, range(self.step, steps.stop))
+                self.rules.sampler.check(table, date, self.plan.due_on(date, self.step))
 
         if self.users.add(rank, date, split, users, check):
             # Loading is no part of the round that follows it.
