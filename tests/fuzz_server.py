@@ -18,7 +18,8 @@ from scheduler.rules.server_optimizers import FedAvgM
 from scheduler.service.coordinator import Coordinator
 from scheduler.service.server import start_scheduler_server
 from scheduler.state.partition import Partition
-from scheduler.state.rounds import Rules, RunEnd
+from scheduler.state.plan import DayPlan, Plan
+from scheduler.state.rounds import Rules
 from simulator.exchange.peer_sums import PeerSums
 
 
@@ -32,7 +33,8 @@ def main():
         pass
 
     listener = SimpleNamespace(on_layout=nothing, on_initial=nothing, on_record=nothing, offers=list)
-    coordinator = Coordinator(make_rules(), [1, 2], listener, lambda days: RunEnd(make_rules().rounds, None))
+    plan = Plan((DayPlan("20200101", None),), make_rules().rounds)
+    coordinator = Coordinator(make_rules(), [1, 2], listener, lambda days: plan)
     socket = Socket()
     server, address = start_scheduler_server(coordinator, socket.address, 2, GATE)
     params = {"w": np.zeros(5, np.float32)}

@@ -70,6 +70,7 @@ def templates(array):
         "Watch": [[pb.WatchRequest(rank=9)]],
         "RequestStop": [[pb.StopRequest(rank=9, reason="SIGTERM")]],
         "ReportFailure": [[pb.Failure(rank=9, message="failed")]],
+        "NextStages": [[pb.PlanRequest(rank=1, step=0)], [pb.PlanRequest(rank=9, step=FAR)]],
         "UpdateUserInstNum": [
             [pb.UserInstNum(rank=9, date=DAY, split="test", uids=["u1"], counts=[1])],
             [pb.UserInstNum(rank=9, date=DAY, split="train", uids=["u1"], counts=[1], weights=[1.0])],

@@ -11,9 +11,12 @@ from scheduler.service.client import SchedulerClient
 from scheduler.service.coordinator import Coordinator
 from scheduler.service.messages import SimulatorInfo
 from scheduler.service.server import start_scheduler_server
-from scheduler.state.rounds import Rules, RunEnd
+from scheduler.state.plan import DayPlan, Plan
+from scheduler.state.rounds import Rules
 
 WAIT = 20.0
+# Of a run with nothing to do.
+NOTHING = Plan((), 0)
 
 
 def background(call, *args):
@@ -74,16 +77,30 @@ def info(rank):
 
 
 class Run:
-    """The scheduler of a run with simulators 1 and 2; `more` goes to the coordinator."""
+    """The scheduler of a run with simulators 1 and 2.
 
-    def __init__(self, plan, *, federated=True, heard=None, **more):
+    Args:
+        plan: cohorts of its one day.
+        federated: as in the rules.
+        heard: the listener.
+        tests: after which rounds there are some, beside the last if there are any.
+        more: goes to the coordinator.
+    """
+
+    def __init__(self, plan, *, federated=True, heard=None, tests=(), **more):
         self.heard = heard or Heard()
         rules = Rules(7, FixedSampler(plan), AllTestSampler(), FedAvg(2.0), federated, rounds=len(plan))
-        self.end = RunEnd(len(plan), None)
-        self.coordinator = Coordinator(rules, [1, 2], self.heard, lambda days: self.end, **more)
+        day = DayPlan("20200101", "20200102" if tests else None)
+        self.plan = Plan((day,), len(plan), asked=frozenset(tests))
+        self.coordinator = Coordinator(rules, [1, 2], self.heard, lambda days: self.plan, **more)
         self._socket = Socket()
         self.server, self.address = start_scheduler_server(self.coordinator, self._socket.address, 2, GATE)
         self.clients = [SchedulerClient(self.address, keys(rank)) for rank in (1, 2)]
+
+    @property
+    def changed(self):
+        """What is notified when anything in the run changes."""
+        return self.coordinator._run._changed
 
     def both(self, call):
         """`call(client, rank)` for both simulators at once; their results."""

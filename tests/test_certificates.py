@@ -26,7 +26,8 @@ from scheduler.rules.server_optimizers import FedAvg
 from scheduler.service.client import SchedulerClient
 from scheduler.service.coordinator import Coordinator
 from scheduler.service.server import start_scheduler_server
-from scheduler.state.rounds import Rules, RunEnd
+from scheduler.state.plan import DayPlan, Plan
+from scheduler.state.rounds import Rules
 from simulator.launch.addresses import Address
 from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.users.data_client import DataClient
@@ -138,7 +139,7 @@ def test_a_rank_does_not_talk_to_a_server_of_another_run(door, strangers, monkey
 
 def test_the_scheduler_lets_only_ranks_of_the_run_in(ranks, strangers):
     rules = Rules(7, FixedSampler([["a"]]), AllTestSampler(), FedAvg(2.0), True, rounds=1)
-    coordinator = Coordinator(rules, [1, 2], Heard(), lambda days: RunEnd(1, None))
+    coordinator = Coordinator(rules, [1, 2], Heard(), lambda days: Plan((DayPlan("20200101", None),), 1))
     server, address = start_scheduler_server(coordinator, "127.0.0.1", 2, GATE, ranks[0])
     fail = pb.Failure(rank=1, message="an outsider ends the run")
     for outsider in (grpc.insecure_channel(address), make_channel(address, strangers[1])):

@@ -1,4 +1,4 @@
-"""simulator/days.py and simulator/run/file_dealing.py: what is trained and tested when, and who reads which file."""
+"""simulator/days.py and simulator/run/file_dealing.py: which days there are, and who reads which file."""
 
 import json
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.errors import BadInput
-from simulator.days import DayPlan, list_days, plan_days
+from simulator.days import list_days
 from simulator.run.file_dealing import deal_files, listing
 
 # -- days --------------------------------------------------------------------------
@@ -28,22 +28,6 @@ def test_a_folder_without_days_is_named(tmp_path):
     for name in ("none", "file"):
         with pytest.raises(BadInput, match=rf"data folder {tmp_path / name} is missing or is no folder"):
             list_days(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("days", "last", "test", "plan"),
-    [
-        ("abc", False, True, [("a", "b"), ("b", "c")]),
-        ("abc", True, True, [("a", "b"), ("b", "c"), ("c", None)]),
-        ("abc", False, False, [("a", None), ("b", None)]),
-        ("abc", True, False, [("a", None), ("b", None), ("c", None)]),
-        ("a", False, True, [("a", "a")]),
-        ("a", True, True, [("a", "a")]),
-        ("a", False, False, [("a", None)]),
-    ],
-)
-def test_each_day_is_tested_before_it_is_trained_on(days, last, test, plan):
-    assert plan_days(list(days), train_last_day=last, test=test) == [DayPlan(*day) for day in plan]
 
 
 # -- files -------------------------------------------------------------------------

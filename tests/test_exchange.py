@@ -25,6 +25,7 @@ from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import AllTestSampler, FixedSampler, Round
 from scheduler.rules.server_optimizers import FedAvg
 from scheduler.state.partition import Partition, make_group
+from scheduler.state.plan import DayPlan, Plan
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.round_state import RoundState
 from scheduler.state.rounds import Rules, Share, Timings
@@ -353,7 +354,8 @@ def test_the_same_users_in_turn_do_not_need_the_exchange(reference, tmp_path):
 
 def make_state(exchange="always"):
     plan = FixedSampler([["a", "b"], ["a", "b"]])
-    state = RoundState(Rules(0, plan, AllTestSampler(), FedAvg(1.0), exchange=exchange, rounds=2), {1: 1, 2: 1, 3: 1})
+    rules = Rules(0, plan, AllTestSampler(), FedAvg(1.0), exchange=exchange, rounds=2)
+    state = RoundState(rules, {1: 1, 2: 1, 3: 1}, Plan((DayPlan(DAY, None),), 2))
     state.model.set_initial({"w": np.array([1, 2, 3, 4], np.float32)}, [])
     return state
 

@@ -34,6 +34,7 @@ from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
 from scheduler.service.client import SchedulerClient
 from scheduler.service.messages import SimulatorInfo
+from scheduler.state.plan import DayPlan, Plan
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.round_state import RoundState
 from scheduler.state.rounds import Timings
@@ -144,7 +145,8 @@ class Alone:
     """The same run without network and noise."""
 
     def __init__(self):
-        self._state = RoundState(make_rules(), {1: 1, 2: 1})
+        rules = make_rules()
+        self._state = RoundState(rules, {1: 1, 2: 1}, Plan((DayPlan(DAY, None),), rules.rounds))
         self._state.model.set_initial(START, ["mine"])
         self._state.add_users(1, DAY, "train", ReadUsers(COUNTS, weights_of(COUNTS)))
         self._state.add_users(2, DAY, "train", ReadUsers())

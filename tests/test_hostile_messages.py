@@ -47,7 +47,7 @@ def run():
     made.both(lambda client, rank: tell(client, COUNTS if rank == 1 else {}, DAY))
     made.both(lambda client, _: client.sample_user_list(at()))
     # Not by its client, which would wait for the end of the round.
-    made.coordinator.push(1, at(), [result("a")], NO_TIME, [Sums.whole(grid(4, 0))])
+    made.coordinator.rounds.push(1, at(), [result("a")], NO_TIME, [Sums.whole(grid(4, 0))])
     yield made
     # After all that was refused, the round ends as by hand in test_round_state.
     soon(made.clients[1].fedavg_update, at(), [result("b"), result("c")], lambda: NO_TIME, grid(-2, 6))
@@ -58,8 +58,10 @@ def run():
 
 def all_state(run):
     """What the scheduler knows, but for who asks at this moment."""
-    known = {name: value for name, value in vars(run.coordinator).items() if name != "_waiting"}
-    return frozen(known), frozen(vars(run.coordinator._state)), frozen(vars(run.coordinator._notifier))
+    coordinator = run.coordinator
+    known = [coordinator, coordinator._run, coordinator._members, coordinator._posts, coordinator.rounds,
+             coordinator.params, coordinator._live.state, coordinator._notifier]  # fmt: skip
+    return [frozen({name: value for name, value in vars(part).items() if name != "_waiting"}) for part in known]
 
 
 def key(rank=2, date=DAY, number=1, step=0):
@@ -205,6 +207,9 @@ SCHEDULER_CASES = [
     ("Register", [simulator(data_address=LONG)], LARGE, "its data address has 2000 characters"),
     ("Register", [simulator(days=["../../x"])], BAD, "date '../../x'"),
     ("Register", [simulator(days=[DAY] * 10_001)], LARGE, "10001 days"),
+    ("NextStages", [pb.PlanRequest(rank=9)], NONE, "rank 9 is not a simulator"),
+    ("NextStages", [pb.PlanRequest(rank=2, step=1)], STATE, "what comes after 1 rounds of the run, 0 are done"),
+    ("NextStages", [pb.PlanRequest(rank=2, step=2**63)], STATE, "0 are done"),
     ("Exchange", [pb.ExchangeRequest(rank=9, key="model")], NONE, "rank 9"),
     ("Exchange", [pb.ExchangeRequest(rank=2, key=LONG)], LARGE, "key has 2000 characters"),
     ("Exchange", [pb.ExchangeRequest(rank=2)], LARGE, "key has 0 characters"),
@@ -462,7 +467,7 @@ def test_garbage_after_initial_parameters_does_not_let_them_through(empty):
         for bad, status in ((b"\xff", BAD), (bytes(65 * MIB), LARGE)):
             sent = [*parts(*tensors(w=np.ones(3))), bad]
             assert refusal(channel, SCHEDULER, "UpdateGlobalParams", sent)[0] == status
-            assert empty.coordinator.param_specs() is None
+            assert empty.coordinator.params.specs() is None
 
 
 # -- what a simulator may say, but not so much of it ---------------------------------
@@ -489,12 +494,12 @@ def test_calls_of_one_rank_that_wait_are_bounded_and_end_with_their_callers(empt
         assert "rank 1 has 4 calls that wait" in error.details()
         for wait in waits:
             wait.cancel()
-    with empty.coordinator._changed:
+    with empty.changed:
         for _ in range(200):
-            if not empty.coordinator._waiting:
+            if not empty.coordinator._run._waiting:
                 break
-            empty.coordinator._changed.wait(0.1)
-        assert not empty.coordinator._waiting
+            empty.changed.wait(0.1)
+        assert not empty.coordinator._run._waiting
 
 
 def _finished(futures):

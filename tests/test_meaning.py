@@ -56,10 +56,50 @@ def test_what_changes_no_bit_is_no_part_of_it(arguments):
 )
 def test_what_differs_is_named(changed, named):
     with pytest.raises(BadInput, match=named):
-        check_meaning(meaning(), changed)
+        check_meaning(meaning(), changed, 5)
     assert differing(2, changed, meaning()).startswith("rank 2 has other settings than rank 0: ")
-    check_meaning(changed, changed)
+    check_meaning(changed, changed, 5)
     assert differing(2, changed, changed) is None
+
+
+# -- more rounds -------------------------------------------------------------------
+
+
+def of(rounds, **more):
+    return meaning("--rounds", rounds, **more)
+
+
+@pytest.mark.parametrize(("step", "rounds"), [(1, 1), (5, 5), (5, 11), (10, 10), (10, 11), (10, 10_000)])
+def test_the_first_day_may_have_more_rounds_or_fewer_that_are_not_done_yet(step, rounds):
+    check_meaning(of(10), of(rounds), step)
+
+
+def test_all_ranks_have_the_same_rounds():
+    assert "--rounds is 11 here and 10 there" in differing(2, of(11), of(10))
+
+
+@pytest.mark.parametrize(
+    ("step", "rounds", "said"),
+    [
+        (6, 5, "--rounds 5: 6 rounds are done; give 6 or more"),
+        (11, 12, "--rounds was 10, is 12: 11 rounds are done, so the first day is over"),
+        (20, 5, "--rounds was 10, is 5: 20 rounds are done, so the first day is over"),
+    ],
+)
+def test_rounds_that_are_done_are_not_taken_back(step, rounds, said):
+    with pytest.raises(BadInput, match=f"--resume: {said}"):
+        check_meaning(of(10), of(rounds), step)
+
+
+def test_a_piece_that_reads_the_rounds_holds_the_run_to_them():
+    class Takes(Piece):
+        takes = ("rounds",)
+
+    both = [settings("--rounds", rounds) for rounds in (3, 4)]
+    for piece in (lambda given: Takes(), lambda given: Piece(settings=given)):
+        before, now = (meaning(given=given, trainer=piece(given)) for given in both)
+        with pytest.raises(BadInput, match="--rounds, which the trainer reads, was 3, is 4"):
+            check_meaning(before, now, 1)
 
 
 def test_the_order_of_a_plan_counts_and_its_place_does_not():
@@ -79,11 +119,11 @@ def test_what_a_piece_takes_from_the_settings_is_told_once():
         meaning("--lr", lr, trainer=Trainer(shuffle=True).with_settings(settings("--lr", lr))) for lr in (0.5, 0.25)
     )
     with pytest.raises(BadInput, match=r"with other settings: --lr was 0.5, is 0.25$"):
-        check_meaning(before, now)
+        check_meaning(before, now, 5)
     # By hand or not makes no difference.
     assert before == meaning("--lr", 0.5, trainer=Trainer(lr=0.5, shuffle=True))
     with pytest.raises(BadInput, match=r"settings: trainer \S*Trainer: shuffle was True, is False$"):
-        check_meaning(before, meaning("--lr", 0.5, trainer=Trainer()))
+        check_meaning(before, meaning("--lr", 0.5, trainer=Trainer()), 5)
 
 
 def test_settings_of_any_kind_are_told_the_same_in_every_process():

@@ -32,6 +32,9 @@ def crashed(reference, tmp_path):
     _, expected = reference
     shutil.copytree(expected, tmp_path / "run")
     (tmp_path / "run" / "params" / "final.npz").unlink()
+    # The one that is left at the end.
+    for path in checkpoints(tmp_path / "run").glob("step-00000024*"):
+        path.unlink()
     return tmp_path / "run"
 
 
@@ -115,11 +118,20 @@ def test_the_folder_alone_says_how_to_go_on(reference, crashed):
     assert "resumed_after_rounds:\n- 20\n" in (crashed / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("mode", [pytest.param(mode, marks=SLOW) for mode in ("federated", "centralized")])
-def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, mode):
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(["--mode", "federated"], marks=SLOW),
+        pytest.param(["--mode", "centralized"], marks=SLOW),
+        # Users train on the day's data before they are tested.
+        pytest.param(["--algorithm", "finetune"], marks=SLOW),
+    ],
+    ids=["federated", "centralized", "personalised"],
+)
+def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, more):
     """Rounds 12 and 24 end a day: its test comes after the checkpoint."""
     data = make_data(tmp_path / "data")
-    common = [*ARGUMENTS, "--mode", mode, "--checkpoint-every", 12, "--server-optimizer", "fedavg"]
+    common = [*ARGUMENTS, *more, "--checkpoint-every", 12, "--server-optimizer", "fedavg"]
     whole, again = tmp_path / "whole", tmp_path / "again"
     run(TINY, data, *common, "--shards", 1, "--output", whole, ranks=2)
     for step in (24, 12):
@@ -131,6 +143,38 @@ def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, mode
         done = run(TINY, "--resume", again, "--shards", 1, ranks=3)
         assert f"resumed after round {step} of the run" in done.stdout + done.stderr
         assert_same_record(again, whole)
+
+
+@pytest.mark.parametrize(
+    ("days", "fewer", "more", "back_to"),
+    [(1, 6, 9, 6), pytest.param(2, 4, 6, 4, marks=SLOW), pytest.param(2, 6, 5, 4, marks=SLOW)],
+    ids=["after its end", "more in the first day", "fewer in the first day"],
+)
+def test_a_run_goes_on_with_other_rounds_as_one_that_had_them_from_the_start(tmp_path, days, fewer, more, back_to):
+    """Its test after the last of the rounds it had is none of the longer run, and goes from the record."""
+    data = make_data(tmp_path / "data", days=("20200101", "20200102")[:days])
+    common = [*ARGUMENTS, "--eval-every", 2, "--checkpoint-every", 4, "--shards", 1]
+    if days == 1:
+        common += ["--no-train-last-day"]
+    one, whole = tmp_path / "one", tmp_path / "whole"
+    run(TINY, data, *common, "--rounds", fewer, "--output", one)
+    for path in checkpoints(one).glob("*.ckpt"):
+        if int(path.stem.removeprefix("step-")) > back_to:
+            path.unlink()
+    done = run(TINY, "--resume", one, "--rounds", more, ranks=days)
+    assert f"resumed after round {back_to} of the run" in done.stdout + done.stderr
+    assert f"round {more * days}/{more * days} " in done.stdout + done.stderr
+    run(TINY, data, *common, "--rounds", more, "--output", whole)
+    assert_same_record(one, whole)
+
+
+@SLOW
+def test_a_run_that_has_ended_goes_on_to_the_same_end(reference, tmp_path):
+    _, expected = reference
+    shutil.copytree(expected, tmp_path / "run")
+    done = run(TINY, "--resume", tmp_path / "run", "--shards", 1)
+    assert "resumed after round 24 of the run" in done.stdout + done.stderr
+    assert_same_record(tmp_path / "run", expected)
 
 
 def kill_everything(process):
@@ -246,6 +290,7 @@ def test_a_folder_that_is_not_there(reference, tmp_path):
         (["--seed", 8], "--seed was 7, is 8"),
         (["--lr", 0.2, "--epochs", 2], "--epochs was 1, is 2; --lr was 0.3, is 0.2"),
         (["--no-shuffle"], "--shuffle was True, is False"),
+        (["--rounds", 20], "--rounds was 12, is 20: 20 rounds are done, so the first day is over"),
         (["--server-lr", 2], "--server-lr was not given, is 2.0; server optimizer FedAdam: learning_rate was 0.01"),
     ],
 )

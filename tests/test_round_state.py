@@ -13,6 +13,7 @@ from scheduler.rules.exact_sum import Sums
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import AllTestSampler, FixedSampler, Round, UniformSampler, UserTable
 from scheduler.rules.server_optimizers import FedAvg, FedAvgM, Sum
+from scheduler.state.plan import DayPlan, Plan
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.round_state import RoundState
 from scheduler.state.rounds import Rules, Share, Timings
@@ -39,7 +40,8 @@ def make_state(*, lanes=None, optimizer=None, federated=True, sampler=None, cloc
         federated=federated,
         rounds=2,
     )
-    state = RoundState(rules, lanes or {1: 1, 2: 1}, clock or FakeClock())
+    plan = Plan((DayPlan(DAY, NEXT), DayPlan(NEXT, None)), 2, eval_every=1, asked=frozenset([0]))
+    state = RoundState(rules, lanes or {1: 1, 2: 1}, plan, clock or FakeClock())
     if ready:
         state.model.set_initial({"w": np.array([1.0, 2.0], np.float32)}, ["mine"])
         report_users(state)
@@ -165,17 +167,17 @@ def test_a_simulator_without_users_pushes_nothing():
 
 def test_users_read_by_two_simulators_are_added_up():
     state = make_state(ready=False)
-    add_users(state, 1, DAY, "test", {"a": 1, "b": 2})
-    assert not state.users.ready(DAY, "test")
-    add_users(state, 2, DAY, "test", {"b": 5})
-    assert state.users.ready(DAY, "test")
-    assert not state.users.ready(DAY, "train")
-    assert len(state.users.table(DAY, "test").uids) == 2
+    add_users(state, 1, NEXT, "test", {"a": 1, "b": 2})
+    assert not state.users.ready(NEXT, "test")
+    add_users(state, 2, NEXT, "test", {"b": 5})
+    assert state.users.ready(NEXT, "test")
+    assert not state.users.ready(NEXT, "train")
+    assert len(state.users.table(NEXT, "test").uids) == 2
     assert dict(zip(*share_of_test(state), strict=True)) == {"a": 1, "b": 7}
 
 
 def share_of_test(state):
-    shares = [state.test_share(rank, at(0, 0, DAY)) for rank in (1, 2)]
+    shares = [state.test_share(rank, at(0, 0, NEXT)) for rank in (1, 2)]
     return [uid for s in shares for uid in s.uids], [n for s in shares for n in s.counts]
 
 
@@ -265,7 +267,7 @@ def test_an_evaluation_is_no_part_of_the_round_after_it():
 
 
 def test_an_evaluation_that_nobody_held_is_not_on_for_ever():
-    """Rank 1 asks for one that is not due, and the rounds go on; the one that is due takes its place."""
+    """Rank 1 alone asks for the one that is due, and the rounds go on; the next one takes its place."""
     state = make_state()
     report_users(state, date=NEXT, split="test")
     state.test_share(1, at(0, 0, NEXT))

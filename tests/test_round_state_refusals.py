@@ -1,5 +1,6 @@
 """scheduler/state/round_state.py: what does not fit is refused, and leaves the state as it was."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -38,7 +39,7 @@ DURING_A_ROUND = {
     "a share of a date without users": (lambda s: share(s, 2, NEXT, 1, 0), NotFound, "no train users .* '20200102'"),
     "a share of another round": (lambda s: share(s, 2, DAY, 2, 0), WrongState, "round 2 .* as round 0 of the run"),
     "a share of another step": (lambda s: share(s, 2, DAY, 1, 1), WrongState, "round 1 .* as round 1 of the run"),
-    "a share of a later day": (lambda s: share(s, 2, DAY, 1, 2), WrongState, "due, on an earlier day"),
+    "a share of a later day": (lambda s: share(s, 2, DAY, 1, 2), WrongState, "the day of round 2 is 20200102"),
     "a share far ahead": (lambda s: share(s, 2, DAY, 1, 32), WrongState, "32 of the run was asked for, 0 is due"),
     "shares beyond the day": (lambda s: s.train_shares(2, at(2, 1), 2), WrongState, "1 after it .* 2 rounds a day"),
     "no shares": (lambda s: s.train_shares(2, at(), 0), BadInput, "0 rounds were asked for at once; 1 to 32"),
@@ -174,4 +175,26 @@ def test_a_cohort_that_breaks_the_contract_opens_no_round():
     before = frozen(vars(state))
     with pytest.raises(BadInput, match="sampler Twice chose a uid twice"):
         share(state, 1, DAY, 1, 0)
+    assert frozen(vars(state)) == before
+
+
+def test_a_round_of_a_day_whose_turn_has_not_come_is_refused_though_its_users_are_known():
+    state = make_state(sampler=UniformSampler(2))
+    report_users(state, date=NEXT)
+    before = frozen(vars(state))
+    with pytest.raises(WrongState, match=r"date 20200102, round 1 was asked for, round 0 .* due, on an earlier day"):
+        share(state, 1, NEXT, 1, 2)
+    assert frozen(vars(state)) == before
+
+
+def test_a_test_that_the_plan_does_not_have_is_refused():
+    """Its users are known: it is the other day's, or not after this round."""
+    state = make_state()
+    for date in (DAY, NEXT):
+        report_users(state, date=date, split="test")
+    state.plan = dataclasses.replace(state.plan, asked=frozenset(), eval_every=0)
+    before = frozen(vars(state))
+    for date in (DAY, NEXT):
+        with pytest.raises(WrongState, match=f"a test on {date} after 0 rounds was asked for, which is not planned"):
+            state.test_share(1, at(0, 0, date))
     assert frozen(vars(state)) == before

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 from doors import channel_of, keys
-from scheduler_run import WAIT, Run, background, info, soon
+from scheduler_run import NOTHING, WAIT, Run, background, info, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at
 
 from protos.errors import (
@@ -27,7 +27,7 @@ from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
 from scheduler.service.client import SchedulerClient
 from scheduler.service.server import SchedulerServicer
-from scheduler.state.rounds import RunEnd
+from scheduler.state.plan import DayPlan, Plan
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_simulator_that_drops_its_watch_fails_the_run_for_the_other(run):
 
 
 def test_a_simulator_that_said_good_bye_may_drop_its_watch(run):
-    run.end = RunEnd(0, None)
+    run.plan = NOTHING
     run.join()
     for client in run.clients:
         soon(client.watch, lambda error: None)
@@ -160,13 +160,13 @@ def test_a_simulator_does_not_leave_while_it_is_needed(ready):
     """It once could at any time, and the others waited for it for ever."""
     with pytest.raises(WrongState, match="rank 2 cannot leave: 0 of 2 rounds of the run are done"):
         soon(ready.clients[1].exit)
-    ready.coordinator._end = RunEnd(0, NEXT)
+    ready.coordinator._live.state.plan = Plan((DayPlan(DAY, NEXT),), 0)
     with pytest.raises(WrongState, match=f"rank 2 cannot leave: the test on {NEXT} is still to come"):
         soon(ready.clients[1].exit)
-    ready.coordinator._end = RunEnd(0, None)
+    ready.coordinator._live.state.plan = NOTHING
     waiting = background(ready.clients[0].exchange, "key", b"")
-    with ready.coordinator._changed:
-        assert ready.coordinator._changed.wait_for(lambda: "key" in ready.coordinator._posted, WAIT)
+    with ready.changed:
+        assert ready.changed.wait_for(lambda: "key" in ready.coordinator._posts._posted, WAIT)
     with pytest.raises(WrongState, match="rank 2 cannot leave: others wait until it posts 'key'"):
         soon(ready.clients[1].exit)
     soon(ready.clients[1].exchange, "key", b"")
@@ -182,8 +182,8 @@ def test_what_nobody_waits_for_any_more_counts_as_not_said(ready):
     request = pb.ExchangeRequest(rank=1, key="key", payload=b"too soon")
     with channel_of(1, ready.address) as channel, pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
         list(pb_grpc.SchedulerServerStub(channel).Exchange(request, timeout=0.2))
-    with ready.coordinator._changed:
-        assert ready.coordinator._changed.wait_for(lambda: not ready.coordinator._posted, WAIT)
+    with ready.changed:
+        assert ready.changed.wait_for(lambda: not ready.coordinator._posts._posted, WAIT)
     waiting = background(told.exchange, "key", b"now")
     assert soon(ready.clients[1].exchange, "key", b"2") == waiting.result(WAIT) == {1: b"now", 2: b"2"}
 

@@ -6,7 +6,7 @@ from queue import Queue
 
 import numpy as np
 import pytest
-from scheduler_run import WAIT, Run, background, info, soon
+from scheduler_run import NOTHING, WAIT, Run, background, info, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.channel import MAX_MESSAGE_BYTES
@@ -17,7 +17,8 @@ from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.streams import owner_of
 from scheduler.service.messages import BATCH
-from scheduler.state.rounds import RunEnd, Share, Timings
+from scheduler.state.plan import DayPlan, Plan
+from scheduler.state.rounds import Share, Timings
 
 W = {"w": TensorSpec("float32", (2,))}
 
@@ -59,7 +60,7 @@ def test_exchange_carries_what_is_larger_than_a_chunk(run):
 
 
 def test_the_watch_ends_without_an_error_when_all_have_left(run):
-    run.end = RunEnd(0, None)
+    run.plan = NOTHING
     run.join()
     ends = Queue()
     for client in run.clients:
@@ -173,6 +174,7 @@ def test_a_round_without_federation():
 
 
 def test_an_evaluation_of_more_users_than_a_message_holds(ready):
+    ready.coordinator._live.state.plan = Plan((DayPlan(DAY, NEXT),), 2, asked=frozenset([0]))
     counts = {f"u{i:05d}": 1 + i % 3 for i in range(2 * BATCH + 3)}
     ready.tell_users(counts, NEXT, "test")
     when = at(0, 0, NEXT)

@@ -39,7 +39,7 @@ def run():
     made.both(lambda client, rank: tell(client, COUNTS if rank == 1 else {}, DAY))
     made.both(lambda client, _: client.sample_user_list(at()))
     # Not by its client, which would wait for the end of the round.
-    made.coordinator.push(1, at(), [result("a")], NO_TIME, [Sums.whole(grid(4, 0))])
+    made.coordinator.rounds.push(1, at(), [result("a")], NO_TIME, [Sums.whole(grid(4, 0))])
     yield made
     made.close()
 

@@ -75,7 +75,7 @@ def test_a_stream_that_stops_half_way_is_ended_and_changes_nothing(run, monkeypa
     told = pb.UserInstNum(rank=1, date=DATE, split="train", uids=["a"], counts=[1])
     with quiet(run.address, SCHEDULER, "UpdateUserInstNum", [told]) as (call,):
         assert soon(ended, call) is grpc.StatusCode.CANCELLED
-    assert not run.coordinator._state.users.begun
+    assert not run.coordinator._live.state.users.begun
 
 
 def test_more_quiet_calls_than_threads_block_nobody(run, monkeypatch):

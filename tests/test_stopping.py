@@ -5,12 +5,11 @@ from queue import Queue
 
 import numpy as np
 import pytest
-from scheduler_run import WAIT, Heard, Run, background, soon
+from scheduler_run import NOTHING, WAIT, Heard, Run, background, soon
 from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.errors import AlreadyDone, NotFound, RunEnded, RunStopped, TooLarge
 from scheduler.state.checkpoints import Schedule, Segment
-from scheduler.state.rounds import RunEnd
 from scheduler.state.stopping import STOPPED, Stop
 from simulator.launch.signals import RunSignals, StoppedEarly
 
@@ -34,8 +33,8 @@ class Saves(Heard):
         self.checkpoints.append((snapshot.step, snapshot.date, marks["records"]["size"], len(segments)))
 
 
-def make(schedule=None, grace=60.0):
-    run = Run(PLAN, heard=Saves(), schedule=schedule or Schedule(None), grace=grace)
+def make(schedule=None, grace=60.0, tests=()):
+    run = Run(PLAN, heard=Saves(), schedule=schedule or Schedule(None), grace=grace, tests=tests)
     run.stops = Queue()
     run.make_ready({"w": np.array([1.0, 2.0], np.float32)}, ["mine"], COUNTS, DAY)
     for client in run.clients:
@@ -116,12 +115,12 @@ def test_the_first_wish_counts_and_it_is_one_of_a_simulator(run):
 
 def test_a_round_that_is_given_up_changes_nothing():
     """Rank 2 pushes too late: the checkpoint is that of round 1, before the test that came after it."""
-    run = make(grace=0.8)
+    run = make(grace=0.8, tests=[1])
     try:
         one, two = run.clients
         begin(run)
         run.both(lambda client, rank: push(client, "a" if rank == 1 else "bc", (4, 0) if rank == 1 else (-2, 6)))
-        before = {name: value.copy() for name, value in run.coordinator.final_params().items()}
+        before = {name: value.copy() for name, value in run.coordinator.params.final().items()}
         run.tell_users(COUNTS, NEXT, "test")
         shares = run.both(lambda client, _: client.test_sample_user_list(at(1, 1, NEXT)))
         run.both(
@@ -137,7 +136,7 @@ def test_a_round_that_is_given_up_changes_nothing():
         leave(run, 1)
         assert run.heard.checkpoints == [(1, DAY, 1, 2)]
         assert len(run.heard.records) == 2
-        after = run.coordinator._state.model.params
+        after = run.coordinator._live.state.model.params
         assert all((after[name] == before[name]).all() for name in before)
     finally:
         run.close()
@@ -181,8 +180,7 @@ def test_a_checkpoint_that_is_on_its_way_is_not_begun_twice():
 
 
 def test_who_is_leaving_already_is_not_stopped(run):
-    run.end = RunEnd(0, None)
-    run.coordinator._end = run.end  # as if all rounds were done
+    run.coordinator._live.state.plan = NOTHING  # as if all rounds were done
     soon(run.clients[0].exit)
     soon(run.clients[1].request_stop, "SIGTERM")
     soon(run.clients[1].exit)

@@ -294,8 +294,10 @@ def moments(info, shared):
     initial = [pb.ParamsMessage(chunk=c) for c in tensor_chunks(shared)]
     return {
         "Register": [([info], DONE)],
-        "Exchange": [([pb.ExchangeRequest(rank=1, key=k)], WAITS) for k in ("odd", "model", f"done/{NEXT}")],
+        "Exchange": [([pb.ExchangeRequest(rank=1, key=k)], WAITS) for k in ("odd", "model", f"done/{NEXT}/train")],
         "Watch": [([pb.WatchRequest(rank=1)], DONE)],
+        "NextStages": [([pb.PlanRequest(rank=1, step=s)], status)
+                       for s, status in ((1, FINE), (2, STATE), (99, STATE))],
         "UpdateUserInstNum": [([pb.UserInstNum(rank=1, date=d, split=s, uids=[USER], counts=[1])], DONE)
                               for d, s in ((DAY, "train"), (NEXT, "test"))],
         "UpdateUserWeights": [([pb.UserWeights(rank=1, date=DAY, uids=[USER], weights=[1.0])], STATE)],

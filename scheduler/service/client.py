@@ -17,6 +17,7 @@ from scheduler.rules.samplers import Round
 from scheduler.service.messages import (
     Layout,
     SimulatorInfo,
+    end_from_message,
     handle_from_message,
     handle_to_message,
     info_from_message,
@@ -26,13 +27,15 @@ from scheduler.service.messages import (
     segment_from_message,
     segment_to_message,
     shares_from_messages,
+    stage_from_message,
     stop_from_message,
 )
 from scheduler.service.reports import report_head, report_tail
 from scheduler.service.user_messages import users_to_messages, weights_to_messages
 from scheduler.state.checkpoints import Offer, Segment
+from scheduler.state.plan import Stage
 from scheduler.state.read_users import ReadUsers
-from scheduler.state.rounds import Share, Timings
+from scheduler.state.rounds import RoundEnd, Share, Timings
 from scheduler.state.stopping import Stop
 
 
@@ -103,6 +106,11 @@ class SchedulerClient:
         """Leaves the run; of one that stops early, returns when all are done and its checkpoint is on disk."""
         self._caller.call(self._stub.Exit, pb.SimulatorRank(rank=self._rank))
 
+    def next_stages(self, step: int) -> list[Stage]:
+        """What comes next, when this simulator is done with `step` rounds of the run; see `Plan.next_stages`."""
+        reply = self._caller.call(self._stub.NextStages, pb.PlanRequest(rank=self._rank, step=step))
+        return [stage_from_message(stage) for stage in reply.stages]
+
     # -- users -------------------------------------------------------------------
 
     def update_user_inst_num(
@@ -148,7 +156,7 @@ class SchedulerClient:
 
         Args:
             at: the first of them.
-            rounds: how many, 1 to `round_state.MAX_AHEAD`.
+            rounds: how many, 1 to `coming_rounds.MAX_AHEAD`.
 
         Returns:
             What waits for the shares and gives them, by step.
@@ -216,7 +224,7 @@ class SchedulerClient:
         results: Sequence[UserResult],
         timings: Callable[[], Timings],
         sums: Mapping[str, Array],
-    ) -> bool:
+    ) -> RoundEnd:
         """Pushes this simulator's exact sums of weighted deltas; returns when the round is over.
 
         Args:
@@ -225,28 +233,25 @@ class SchedulerClient:
             timings: called when the last tensor is on its way.
             sums: int64 by name, see `aggregation`; empty if the share was.  Of a simulator of a group, the sums of
                 the whole group in its part.
-
-        Returns:
-            Whether a checkpoint is made of the state after the round.
         """
         parts = (pb.ParamsMessage(chunk=chunk) for chunk in tensor_chunks(sums))
         messages = self._params_messages(at, results, timings, parts)
-        return bool(self._caller.call(self._stub.FedAvgUpdate, messages).checkpoint)
+        return end_from_message(self._caller.call(self._stub.FedAvgUpdate, messages))
 
     def fedavg_update_in_memory(
         self, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[MemoryHandle]
-    ) -> bool:
+    ) -> RoundEnd:
         """As `fedavg_update`, for a scheduler on this machine: says where the shards' sums are.
 
         They must stay as they are until the next round.
         """
         reports = [*report_head(self._rank, at, results), report_tail(timings)]
         request = pb.MemoryPush(reports=reports, sums=[handle_to_message(handle) for handle in sums])
-        return bool(self._caller.call(self._stub.FedAvgUpdateInMemory, request).checkpoint)
+        return end_from_message(self._caller.call(self._stub.FedAvgUpdateInMemory, request))
 
-    def end_round(self, at: Round) -> bool:
-        """Returns when a round is over: whether a checkpoint is made of the state after it."""
-        return bool(self._caller.call(self._stub.EndRound, key_to_message(self._rank, at)).checkpoint)
+    def end_round(self, at: Round) -> RoundEnd:
+        """Returns when a round is over."""
+        return end_from_message(self._caller.call(self._stub.EndRound, key_to_message(self._rank, at)))
 
     def shared_memory(self) -> MemoryHandle:
         """Where the shared parameters are in the memory of the scheduler's machine; waits until they are made."""

@@ -13,7 +13,8 @@ from protos.stubs import scheduler_server_pb2 as pb
 from scheduler.rules.samplers import Round
 from scheduler.state.bounds import MAX_DAYS, check_date
 from scheduler.state.checkpoints import Segment
-from scheduler.state.rounds import Share
+from scheduler.state.plan import Clear, End, Evaluate, Load, Stage, Train
+from scheduler.state.rounds import RoundEnd, Share
 from scheduler.state.stopping import Stop
 
 # Users in one message: far below the bound of a message with the longest uids.
@@ -107,6 +108,52 @@ def stop_to_message(stop: Stop) -> pb.Stop:
 def stop_from_message(message: pb.Stop) -> Stop:
     """From a message."""
     return Stop(message.reason, message.status, message.step, message.saves)
+
+
+def end_to_message(end: RoundEnd) -> pb.RoundEnd:
+    """As a message."""
+    return pb.RoundEnd(checkpoint=end.checkpoint, replanned=end.replanned)
+
+
+def end_from_message(message: pb.RoundEnd) -> RoundEnd:
+    """From a message."""
+    return RoundEnd(message.checkpoint, message.replanned)
+
+
+def stage_to_message(stage: Stage) -> pb.Stage:
+    """As a message."""
+    match stage:
+        case Load(date, split):
+            return pb.Stage(load=pb.DayData(date=date, split=split))
+        case Train():
+            return pb.Stage(train=pb.RoundSpan(**vars(stage)))
+        case Evaluate():
+            return pb.Stage(evaluate=pb.Evaluation(**vars(stage)))
+        case Clear(date, split):
+            return pb.Stage(clear=pb.DayData(date=date, split=split))
+        case End():
+            return pb.Stage(end=pb.Empty())
+
+
+def stage_from_message(message: pb.Stage) -> Stage:
+    """From a message.
+
+    Raises:
+        BadInput: it names no stage.
+    """
+    match message.WhichOneof("stage"):
+        case "load":
+            return Load(message.load.date, message.load.split)
+        case "train":
+            span = message.train
+            return Train(span.date, span.first, span.step, span.rounds, span.left, span.ahead)
+        case "evaluate":
+            return Evaluate(message.evaluate.date, message.evaluate.step, message.evaluate.day)
+        case "clear":
+            return Clear(message.clear.date, message.clear.split)
+        case "end":
+            return End()
+    raise BadInput("a stage of the plan that this version does not know")
 
 
 def key_to_message(rank: int, at: Round) -> pb.RoundKey:

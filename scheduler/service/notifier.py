@@ -6,7 +6,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from protos.codec import Tensors
@@ -133,6 +133,9 @@ class Notifier:
             self._date = record.at.date
             if (not self._parts or self._schedule.every) and self._schedule.due(state.step):
                 self._begin_checkpoint(state)
+            elif state.step == state.plan.steps:
+                # A run that has ended may be gone on with, with more rounds.
+                self.save_now(state)
         if len(self._untold) == 1 or self._is_urgent():
             self._more.notify()
 
@@ -147,6 +150,11 @@ class Notifier:
         if self.checkpoint_step != state.step:
             self._begin_checkpoint(state)
         return state.step in self._parts
+
+    def note_test(self, step: int) -> None:
+        """A test after so many rounds was asked for: a checkpoint of then that is not written yet holds it."""
+        if (parts := self._parts.get(step)) is not None:
+            parts.snapshot = replace(parts.snapshot, tests=True)
 
     def lacks(self, rank: int, step: int) -> bool:
         """Whether a checkpoint waits for a simulator's part of it."""
@@ -180,7 +188,8 @@ class Notifier:
     def _begin_checkpoint(self, state: RoundState) -> None:
         assert self._date is not None, "a round comes first"
         self.checkpoint_step = state.step
-        snapshot = state.model.snapshot(state.step, self._date)
+        tests = state.step in state.plan.asked
+        snapshot = replace(state.model.snapshot(state.step, self._date), tests=tests)
         self._parts[state.step] = _Parts(snapshot, state.model)
         self._untold.append(snapshot)
         self._more.notify()

@@ -24,6 +24,7 @@ from scheduler.rules.samplers import Round
 from scheduler.service.coordinator import Coordinator
 from scheduler.service.messages import (
     Layout,
+    end_to_message,
     handle_from_message,
     handle_to_message,
     info_from_message,
@@ -31,6 +32,7 @@ from scheduler.service.messages import (
     segment_from_message,
     segment_to_message,
     shares_to_messages,
+    stage_to_message,
     stop_to_message,
 )
 from scheduler.service.reports import ReportReader
@@ -66,9 +68,10 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._maps: dict[int, dict[MemoryHandle, Sums]] = {}
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
-        for name in ("Register", "RequestStop", "ReportFailure", "UpdateUserWeights", "ChooseExchange",
-                     "UpdateGlobalParams", "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound", "GetSharedMemory",
-                     "UpdateTestMetrics", "ReportSegments", "GetCheckpoints", "Restore", "Exit"):  # fmt: skip
+        for name in ("Register", "RequestStop", "ReportFailure", "NextStages", "UpdateUserWeights",
+                     "ChooseExchange", "UpdateGlobalParams", "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound",
+                     "GetSharedMemory", "UpdateTestMetrics", "ReportSegments", "GetCheckpoints", "Restore",
+                     "Exit"):  # fmt: skip
             setattr(self, name, unary(getattr(self, name)))
         for name in ("Exchange", "Watch", "UpdateUserInstNum", "SampleUsersToTrain", "SampleUsersWithHash",
                      "FixedUsersToTrain", "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
@@ -102,17 +105,20 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._do.report_failure(request.rank, request.message)
         return pb.Empty()
 
+    def NextStages(self, request: pb.PlanRequest, context: Any) -> pb.Stages:  # noqa: N802, D102
+        return pb.Stages(stages=map(stage_to_message, self._do.rounds.next_stages(request.rank, request.step)))
+
     def UpdateUserInstNum(  # noqa: N802, D102
         self, request: Iterable[pb.UserInstNum], context: Any
     ) -> Iterator[pb.UserNames]:
-        told = users_from_messages(request, self._do.check_teller)
+        told = users_from_messages(request, self._do.rounds.check_teller)
         confirm_end(context)
-        yield from names_to_messages(self._do.add_users(*told))
+        yield from names_to_messages(self._do.rounds.add_users(*told))
 
     def UpdateUserWeights(self, request: Iterable[pb.UserWeights], context: Any) -> pb.Empty:  # noqa: N802, D102
-        told = weights_from_messages(request, self._do.check_weigher)
+        told = weights_from_messages(request, self._do.rounds.check_weigher)
         confirm_end(context)
-        self._do.add_weights(*told)
+        self._do.rounds.add_weights(*told)
         return pb.Empty()
 
     def SampleUsersToTrain(self, request: pb.SampleRequest, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
@@ -127,28 +133,28 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
     def _train_shares(self, request: pb.SampleRequest, kind: str | None) -> Iterator[pb.Assignment]:
         key = request.key
         at = Round(self._do.rules.seed, key.date, key.round, key.step)
-        yield from shares_to_messages(self._do.train_shares(key.rank, at, request.rounds, kind))
+        yield from shares_to_messages(self._do.rounds.train_shares(key.rank, at, request.rounds, kind))
 
     def SampleUsersToTest(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
         at = Round(self._do.rules.seed, request.date, request.round, request.step)
-        yield from shares_to_messages({at.step: self._do.test_share(request.rank, at)})
+        yield from shares_to_messages({at.step: self._do.rounds.test_share(request.rank, at)})
 
     def GetGlobalParams(  # noqa: N802, D102
         self, request: pb.GetGlobalParamsRequest, context: Any
     ) -> Iterator[tensor_pb2.TensorChunk]:
-        yield from tensor_chunks(self._do.get_params(request.rank, request.step, part=request.part))
+        yield from tensor_chunks(self._do.params.get(request.rank, request.step, part=request.part))
 
     def ChooseExchange(self, request: pb.Transport, context: Any) -> pb.PeerGroup:  # noqa: N802, D102
-        return pb.PeerGroup(ranks=self._do.choose_exchange(request.rank, streams=request.streams))
+        return pb.PeerGroup(ranks=self._do.params.choose_exchange(request.rank, streams=request.streams))
 
     def UpdateGlobalParams(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.Empty:  # noqa: N802, D102
-        expected = self._do.param_specs()
+        expected = self._do.params.specs()
         tensors, report = TensorAssembler(expected), self._report(TRAIN)
         private: list[str] = []
         for message in request:
             part = message.WhichOneof("part")
             if part == "chunk":
-                self._do.check_names([message.chunk.name])
+                self._do.params.check_names([message.chunk.name])
                 tensors.add(message.chunk)
             elif part == "report":
                 report.add(message.report)
@@ -160,10 +166,10 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         if report.at is None:
             params = tensors.finish()
             confirm_end(context)
-            self._do.set_initial(params, private)
+            self._do.params.set_initial(params, private)
         else:
             rank, at, results, timings = report.finish()
-            self._do.replace(rank, at, results, timings, tensors.finish())
+            self._do.rounds.replace(rank, at, results, timings, tensors.finish())
         return pb.Empty()
 
     def FedAvgUpdate(self, request: Iterable[pb.ParamsMessage], context: Any) -> pb.RoundEnd:  # noqa: N802, D102
@@ -173,19 +179,19 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
             if part == "chunk":
                 if report.at is None:
                     raise BadInput("a tensor came before the report that says whose it is")
-                self._do.check_names([message.chunk.name])
+                self._do.params.check_names([message.chunk.name])
                 tensors.add(message.chunk)
             elif part == "report":
                 begins = report.at is None
                 report.add(message.report)
                 if begins and report.at is not None:
-                    tensors = TensorAssembler(self._do.push_specs(report.rank, report.at))
+                    tensors = TensorAssembler(self._do.params.push_specs(report.rank, report.at))
             else:
                 raise BadInput(f"a push carries reports and chunks, not {part}")
         rank, at, results, timings = report.finish()
         sums = tensors.finish()
-        self._do.push(rank, at, results, timings, [Sums.whole(sums)] if sums else [])
-        return pb.RoundEnd(checkpoint=self._do.end_round(rank, at))
+        self._do.rounds.push(rank, at, results, timings, [Sums.whole(sums)] if sums else [])
+        return end_to_message(self._do.rounds.end(rank, at))
 
     def FedAvgUpdateInMemory(self, request: pb.MemoryPush, context: Any) -> pb.RoundEnd:  # noqa: N802, D102
         report = self._report(TRAIN)
@@ -193,23 +199,23 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
             report.add(message)
         rank, at, results, timings = report.finish()
         sums = self._mapped(rank, [handle_from_message(handle) for handle in request.sums])
-        self._do.push(rank, at, results, timings, sums)
+        self._do.rounds.push(rank, at, results, timings, sums)
         # The caller's shards read the next parameters where these are: not before they are made.
-        return pb.RoundEnd(checkpoint=self._do.end_round(rank, at))
+        return end_to_message(self._do.rounds.end(rank, at))
 
     def EndRound(self, request: pb.RoundKey, context: Any) -> pb.RoundEnd:  # noqa: N802, D102
         at = Round(self._do.rules.seed, request.date, request.round, request.step)
-        return pb.RoundEnd(checkpoint=self._do.end_round(request.rank, at))
+        return end_to_message(self._do.rounds.end(request.rank, at))
 
     def GetSharedMemory(self, request: pb.SimulatorRank, context: Any) -> pb.MemoryHandle:  # noqa: N802, D102
-        return handle_to_message(self._do.memory(request.rank))
+        return handle_to_message(self._do.params.memory(request.rank))
 
     def _mapped(self, rank: int, handles: list[MemoryHandle]) -> list[Sums]:
         """The sums of a simulator's shards on this machine; those of its last push are mapped already."""
         if len(set(handles)) != len(handles):
             raise BadInput(f"rank {rank} names the same memory twice")
         self._do.check_lanes(rank, len(handles))
-        specs, known = self._do.param_specs() or {}, self._maps.get(rank, {})
+        specs, known = self._do.params.specs() or {}, self._maps.get(rank, {})
         for handle in handles:
             if any(handle in theirs for other, theirs in self._maps.items() if other != rank):
                 raise BadInput(f"rank {rank} names memory of another simulator's shards")
@@ -219,13 +225,13 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         return list(maps.values())
 
     def _report(self, phase: str) -> ReportReader:
-        return ReportReader(self._do.rules.seed, lambda rank, at: self._do.share_size(rank, at, phase))
+        return ReportReader(self._do.rules.seed, lambda rank, at: self._do.rounds.share_size(rank, at, phase))
 
     def UpdateTestMetrics(self, request: Iterable[pb.RoundReport], context: Any) -> pb.TestSummary:  # noqa: N802, D102
         report = self._report(TEST)
         for message in request:
             report.add(message)
-        record = self._do.report_test(*report.finish())
+        record = self._do.rounds.report_test(*report.finish())
         metrics = {name: pb.Metric(sum=s, count=c) for name, (s, c) in reduce_metrics(record.results).items()}
         return pb.TestSummary(users=len(record.results), metrics=metrics)
 

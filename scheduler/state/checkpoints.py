@@ -44,6 +44,7 @@ class Snapshot:
         params: copies of the shared parameters.
         optimizer: copies of the server optimizer's state.
         private: names of the private parameters, sorted.
+        tests: whether a test after that round was asked for.
     """
 
     step: int
@@ -51,6 +52,7 @@ class Snapshot:
     params: Tensors
     optimizer: Tensors
     private: tuple[str, ...]
+    tests: bool = False
 
 
 def copy_into(room: Tensors, values: Tensors) -> None:

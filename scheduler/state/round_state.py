@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,20 +18,19 @@ from protos.codec import Tensors, TensorSpec
 from protos.errors import BadInput, NotFound, WrongState
 from scheduler.rules.exact_sum import Sums, scale_exponent
 from scheduler.rules.metrics import UserResult
-from scheduler.rules.samplers import Round, UserTable, check_cohort
+from scheduler.rules.samplers import Round, UserTable
 from scheduler.rules.step import Step
 from scheduler.state.checkpoints import Snapshot
+from scheduler.state.coming_rounds import ComingRounds
 from scheduler.state.day_users import DayUsers
 from scheduler.state.global_model import GlobalModel
 from scheduler.state.open_round import OpenRound, where
 from scheduler.state.partition import make_group
 from scheduler.state.placement import place
+from scheduler.state.plan import Plan
 from scheduler.state.pushed_sums import PushedSums
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import TEST, TRAIN, RoundRecord, Rules, Share, Timings
-
-# Rounds whose users may be asked for at once, and before they are due.
-MAX_AHEAD = 32
 
 Clock = Callable[[], float]
 
@@ -41,19 +41,18 @@ class RoundState:
     Args:
         rules: of the run.
         lanes: shards of each simulator, by rank.
+        plan: of the run.
         clock: seconds; replaced in tests.
     """
 
-    def __init__(self, rules: Rules, lanes: Mapping[int, int], clock: Clock = time.perf_counter) -> None:
-        self.rules = rules
+    def __init__(self, rules: Rules, lanes: Mapping[int, int], plan: Plan, clock: Clock = time.perf_counter) -> None:
+        self.rules, self.plan = rules, plan
         self.model = GlobalModel(rules)
         self.step = 0
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
         self.users = DayUsers(tuple(self._lanes), rules.weighs)
-        self._day = ""
-        # The round that is due and those after it whose users are known, by step.
-        self._known: dict[int, OpenRound] = {}
+        self._coming = ComingRounds(rules.sampler, self.users, partial(self._begin, TRAIN))
         self._test: OpenRound | None = None
         self._pushed = PushedSums(self._lanes)
         self._last_end: float | None = None
@@ -72,22 +71,11 @@ class RoundState:
 
         def check(table: UserTable) -> None:
             if split == TRAIN:
-                self.rules.sampler.check(table, date, range(self.step, self._day_end()))
-                self._day = date
+                self.rules.sampler.check(table, date, self.plan.due_on(date, self.step))
 
         if self.users.add(rank, date, split, users, check):
             # Loading is no part of the round that follows it.
             self._last_end = None
-
-    def check_teller(self, rank: int, date: str, split: str) -> None:
-        """Whether a simulator may tell its users of a day; raises as `add_users`."""
-        self.check_rank(rank)
-        self.users.check_teller(rank, date, split)
-
-    def check_weigher(self, rank: int, date: str) -> None:
-        """Whether a simulator may tell weights of a day; raises as `DayUsers.check_weigher`."""
-        self.check_rank(rank)
-        self.users.check_weigher(rank, date)
 
     def add_weights(self, rank: int, date: str, weights: Mapping[str, float]) -> None:
         """Takes weights; raises as `DayUsers.add_weights`."""
@@ -138,7 +126,7 @@ class RoundState:
         """
         if self.model.params is not None or self.users.begun:
             raise WrongState("a checkpoint can be restored only before anything else")
-        self.step = snapshot.step
+        self.step, self.plan = snapshot.step, self.plan.go_on(snapshot.step, tests=snapshot.tests)
         self.model.restore(snapshot)
 
     # -- rounds --------------------------------------------------------------
@@ -167,46 +155,15 @@ class RoundState:
         self.check_rank(rank)
         if kind is not None and self.rules.sampler.name != kind:
             raise WrongState(f"the run samples with {self.rules.sampler.name!r}, not {kind!r}")
-        self._check_due(at, rounds)
-        shares: dict[int, Share] = {}
-        for k in range(rounds):
-            step = at.step + k
-            if step not in self._known:
-                self._known[step] = self._sample(Round(at.seed, at.date, at.round + k, step))
-            shares[step] = self._known[step].shares[rank]
-        if at.step == self.step and self._known[at.step].started is None:
-            self._known[at.step].started = self._clock() if self._last_end is None else self._last_end
-        return shares
-
-    def _check_due(self, at: Round, rounds: int) -> None:
-        """Refuses what would put rounds into the state that never come."""
-        if not 0 < rounds <= MAX_AHEAD:
-            raise BadInput(f"{rounds} rounds were asked for at once; 1 to {MAX_AHEAD} are allowed")
-        self.users.table(at.date, TRAIN)
-        if at.date != self._day:
-            raise WrongState(f"{where(at)} was asked for, the day is {self._day}")
-        if not self.step <= at.step < self.step + MAX_AHEAD:
-            raise WrongState(f"round {at.step} of the run was asked for, {self.step} is due")
-        # All days have the same number of rounds.
-        day = max(1, self.rules.rounds)
-        if at.round != at.step % day + 1 or at.round + rounds - 1 > self.rules.rounds:
-            raise WrongState(
-                f"{where(at)} and {rounds - 1} after it were asked for as round {at.step} of the run, "
-                f"with {self.rules.rounds} rounds a day"
-            )
-        if at.step // day != self.step // day:
-            raise WrongState(f"{where(at)} was asked for, round {self.step} of the run is due, on an earlier day")
+        coming = self._coming.ask(at, rounds, self.step, self.plan)
+        if at.step == self.step and coming[at.step].started is None:
+            coming[at.step].started = self._clock() if self._last_end is None else self._last_end
+        return {step: round_.shares[rank] for step, round_ in coming.items()}
 
     @property
     def _open(self) -> OpenRound | None:
         """The round that is due, if its users are known."""
-        return self._known.get(self.step)
-
-    def _sample(self, at: Round) -> OpenRound:
-        users = self.users.table(at.date, TRAIN)
-        cohort = list(self.rules.sampler.sample(users, at))
-        check_cohort(cohort, users.uids, self.rules.sampler, at)
-        return self._begin(TRAIN, at, cohort, users)
+        return self._coming.due(self.step)
 
     def push(
         self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings, sums: Sequence[Sums]
@@ -273,6 +230,8 @@ class RoundState:
             if at.step != self.step or (self._open is not None and self._open.arrived):
                 raise WrongState(f"a test after {at.step} rounds was asked for, {self.step} are done")
             users = self.users.table(at.date, TEST)
+            if at.date not in self.plan.tests(at.step):
+                raise WrongState(f"a test on {at.date} after {at.step} rounds was asked for, which is not planned")
             cohort = self.rules.test_sampler.sample(users, self.rules.seed, at.date)
             self._test = self._begin(TEST, at, cohort, users)
             self._test.started = self._clock()
@@ -305,11 +264,6 @@ class RoundState:
         """Raises NotFound if a rank is no simulator."""
         if rank not in self._lanes:
             raise NotFound(f"rank {rank} is not a simulator of this run ({sorted(self._lanes)})")
-
-    def _day_end(self) -> int:
-        """The first round of the run after the day of the one that is due."""
-        day = max(1, self.rules.rounds)
-        return (self.step // day + 1) * day
 
     def _begin(self, phase: str, at: Round, cohort: list[str], users: UserTable) -> OpenRound:
         counts = [users.count(uid) for uid in cohort]
@@ -374,7 +328,7 @@ class RoundState:
         # Shards of this machine that wait for it begin with their next users.
         self.model.stamp(self.step)
         self._last_end = self._clock()
-        del self._known[round_.at.step]
+        self._coming.forget(round_.at.step)
         if self._open is not None:
             self._open.started = self._last_end
         return round_.record(self._last_end, self._lanes)

@@ -28,6 +28,8 @@ class Rules:
         exchange: whether simulators add up their sums among themselves.
         algorithm: how users train, and what moves what they send.
         filters: what their updates go through, in order.
+        asks_tests: whether something may ask for tests while the run goes, so that no round is certain before the one
+            before it is over.
     """
 
     seed: int
@@ -39,6 +41,7 @@ class Rules:
     exchange: Exchange = "auto"
     algorithm: Algorithm = field(default_factory=Algorithm)
     filters: tuple[Filter, ...] = ()
+    asks_tests: bool = False
 
     @property
     def weighs(self) -> bool:
@@ -48,16 +51,16 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class RunEnd:
-    """What a run comes to: before that, no simulator may leave.
+class RoundEnd:
+    """What a simulator is told at the end of a round.
 
     Attributes:
-        steps: rounds of all days.
-        last_test: date of the test after them, if there is one.
+        checkpoint: whether a checkpoint is made of the state after it.
+        replanned: whether what it was told to come after it has changed.
     """
 
-    steps: int
-    last_test: str | None
+    checkpoint: bool = False
+    replanned: bool = False
 
 
 @dataclass(frozen=True)

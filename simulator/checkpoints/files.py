@@ -84,6 +84,7 @@ class CheckpointFolder:
             "step": snapshot.step,
             "date": snapshot.date,
             "private": snapshot.private,
+            "tests": snapshot.tests,
             "marks": checkpoint.marks,
             "meaning": checkpoint.meaning,
             "segments": [[s.name, s.size, s.digest.hex()] for s in checkpoint.segments],
@@ -147,7 +148,8 @@ def _read(path: Path) -> Checkpoint:
             for name, value in arrays.items():
                 kind, _, rest = name.partition("/")
                 parts[kind][rest] = value
-            snapshot = Snapshot(head["step"], head["date"], parts["param"], parts["optimizer"], tuple(head["private"]))
+            private, tests = tuple(head["private"]), bool(head.get("tests"))
+            snapshot = Snapshot(head["step"], head["date"], parts["param"], parts["optimizer"], private, tests)
             segments = tuple(Segment(name, size, bytes.fromhex(digest)) for name, size, digest in head["segments"])
             return Checkpoint(snapshot, head["marks"], head["meaning"], segments)
         except (KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:

@@ -15,6 +15,8 @@ from simulator.settings import Settings
 from simulator.settings_fields import flag_of
 
 _PIECES = ("reader", "trainer", "sampler", "test sampler", "server optimizer", "algorithm")
+# Of the settings, the one that a resumed run may have another value of, within bounds.
+_ROUNDS = "--rounds"
 
 
 def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> tuple[dict[str, Any], list[str]]:
@@ -40,6 +42,10 @@ def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> t
     for what, piece in pieces.items():
         told = describe(piece, leave_out=getattr(piece, "takes", ()), elsewhere=(Settings,))
         meaning[what] = dict(told.texts)
+        holds = any(value is settings for value in getattr(piece, "__dict__", {}).values())
+        if holds or "rounds" in getattr(piece, "takes", ()):
+            # Such as a learning rate that falls from the first round to the last.
+            meaning[f"{_ROUNDS}, which the {what} reads,"] = settings.rounds
         vague += [f"{what} {told.texts['']}: {path or 'all of it'}" for path in told.vague]
     return meaning, vague
 
@@ -61,15 +67,32 @@ def with_files(meaning: Mapping[str, Any], settings: Settings) -> dict[str, Any]
     return {**meaning, "the content of --init": hashlib.blake2b(content, digest_size=8).hexdigest()}
 
 
-def check_meaning(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_meaning(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> None:
     """Refuses to go on as another run.
+
+    The rounds of a day may become more, or fewer, while the run is at its first day: what has been done is how a
+    run with that many rounds begins.
+
+    Args:
+        before: of the checkpoint.
+        now: of this run.
+        step: rounds of the run that are done.
 
     Raises:
         BadInput: names everything that differs.
     """
-    each = "; ".join(f"{name} was {was}, is {has}" for name, was, has in _differences(before, now))
+    differences = list(_differences(before, now))
+    each = "; ".join(f"{name} was {was}, is {has}" for name, was, has in differences if name != _ROUNDS)
     if each:
         raise BadInput(f"--resume: the run cannot go on with other settings: {each}")
+    for _, was, rounds in differences:
+        if step > int(was):
+            raise BadInput(
+                f"--resume: {_ROUNDS} was {was}, is {rounds}: {step} rounds are done, so the first day is over, and "
+                "the days after it went on from there; leave --rounds out, or start a new run with --init"
+            )
+        if int(rounds) < step:
+            raise BadInput(f"--resume: {_ROUNDS} {rounds}: {step} rounds are done; give {step} or more")
 
 
 def differing(rank: int, mine: Mapping[str, Any], first: Mapping[str, Any]) -> str | None:

@@ -1,10 +1,10 @@
-"""How a run goes on: in which folder, from which checkpoint, on which day, and with which private parameters."""
+"""How a run goes on: in which folder, from which checkpoint, and with which private parameters."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from scheduler.service.client import SchedulerClient
 from scheduler.state.checkpoints import Offer
 from simulator.checkpoints.files import FOLDER, Checkpoint, CheckpointFolder, choose, has_segment, read_segment
 from simulator.checkpoints.meaning import check_meaning
-from simulator.days import DayPlan
 from simulator.output.record_folder import RecordFolder
 from simulator.settings import AUTO, Settings
 from simulator.users.data_client import DataClient
@@ -48,7 +47,7 @@ def open_record(settings: Settings, meaning: Mapping[str, Any]) -> tuple[RecordF
         folder = _folder_to_resume(settings.resume, settings.output)
     found = CheckpointFolder(folder.path / FOLDER).read_all()
     if found:
-        check_meaning(found[0].meaning, meaning)
+        check_meaning(found[0].meaning, meaning, found[0].snapshot.step)
     elif settings.resume != AUTO:
         raise _nothing_in(folder.path)
     else:
@@ -84,26 +83,6 @@ class Resumed:
 
     offer: Offer
     readers: Mapping[str, int]
-
-    def first_day(self, days: Sequence[DayPlan], rounds: int, data: Path) -> int:
-        """The number of the day of its last round, which may still be to test.
-
-        Args:
-            days: of the run.
-            rounds: of a day.
-            data: their folder, for the error.
-
-        Raises:
-            BadInput: that day has another date here.
-        """
-        number = (self.offer.step - 1) // max(1, rounds)
-        there = days[number].date if number < len(days) else "none"
-        if there != self.offer.date:
-            raise BadInput(
-                f"--resume: the checkpoint is of date {self.offer.date}, day {number + 1} of the run; the data folder "
-                f"{data} has {there} there: give the data the run began with"
-            )
-        return number
 
     def restore_private(self, folder: Path, rank: int, client: DataClient) -> None:
         """Hands the private parameters of the files that are this rank's to read to their owners of now."""

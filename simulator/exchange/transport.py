@@ -12,7 +12,7 @@ from protos.errors import FLError, NotFound
 from protos.shared_arrays import SharedArrays
 from scheduler.rules.samplers import Round
 from scheduler.service.client import SchedulerClient
-from scheduler.state.rounds import Share, Timings
+from scheduler.state.rounds import RoundEnd, Share, Timings
 from simulator.exchange.peer_group import PeerGroup
 from simulator.shards import jobs
 from simulator.shards.jobs import ShareResult
@@ -38,7 +38,7 @@ class Transport(ABC):
         """A round's users are known."""
 
     @abstractmethod
-    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
+    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> RoundEnd:
         """Brings the sums of a share that is trained to the scheduler; returns when the round is over.
 
         Args:
@@ -46,9 +46,6 @@ class Transport(ABC):
             share: of this simulator.
             done: what the shards have answered.
             pulled: seconds that `pull` took.
-
-        Returns:
-            Whether a checkpoint is made of the state after the round.
         """
 
     def fail(self, error: FLError) -> None:  # noqa: B027
@@ -81,7 +78,7 @@ class InMemory(Transport):
     def pull(self, step: int) -> None:
         """Nothing: the shards read the scheduler's own parameters."""
 
-    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
+    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> RoundEnd:
         """Tells where the sums are."""
         timings = _Pushing(done.timings, pulled)
         handles = self._pool.sum_handles if share.uids else []
@@ -98,7 +95,7 @@ class Streamed(Transport):
         """All parameters come from the scheduler."""
         self._client.get_global_params(step, into=self._params)
 
-    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
+    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> RoundEnd:
         """The sums of this simulator go to the scheduler."""
         timings = _Pushing(done.timings, pulled)
         sums = self._pool.reduce_sums() if share.uids else {}
@@ -119,7 +116,7 @@ class Exchanged(Transport):
         """The others may bring their sums."""
         self._group.open(at, share)
 
-    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> bool:
+    def push(self, at: Round, share: Share, done: ShareResult, pulled: float) -> RoundEnd:
         """The group's sums in this simulator's part go to the scheduler."""
         timings = _Pushing(done.timings, pulled)
         sums = self._pool.reduce_sums() if share.uids else {}

@@ -144,6 +144,9 @@ class RunRecord:
         for name, file in self._growing.items():
             file.cut(marks[name])
         try:
+            # Of an end that is the end no more.
+            for path in (self.folder / "params").glob("final*.npz"):
+                path.unlink()
             content = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise FLError(f"the record in {self.folder} cannot be gone on with: {error}") from error

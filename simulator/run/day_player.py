@@ -1,8 +1,9 @@
-"""A simulator's days: their data is loaded, their rounds are played, and what follows is tested."""
+"""A simulator's days: it asks the scheduler what comes next, and does it."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,9 +12,9 @@ from pathlib import Path
 from protos.codec import Tensors
 from scheduler.rules.samplers import Round
 from scheduler.service.client import SchedulerClient
-from scheduler.state.rounds import TEST, TRAIN, Rules, Share, Timings
+from scheduler.state.plan import Clear, End, Evaluate, Load, Stage, Train
+from scheduler.state.rounds import RoundEnd, Rules, Share, Timings
 from simulator.checkpoints.private_saver import PrivateSaver
-from simulator.days import DayPlan
 from simulator.exchange.transport import Transport
 from simulator.run.file_dealing import deal_files, listing
 from simulator.run.shares_ahead import SharesAhead
@@ -24,7 +25,7 @@ from simulator.users.store import UserStore
 
 
 class DayPlayer:
-    """Plays days one after another, in step with the other simulators.
+    """Plays the stages of a run one after another, in step with the other simulators.
 
     Args:
         client: of the scheduler.
@@ -39,7 +40,7 @@ class DayPlayer:
         days: whose examples this simulator's data server takes.
         params: this machine's copy of the shared parameters.
         saver: of private parameters; None if the model has none.
-        step: the global round to begin with.
+        step: rounds of the run that are done already.
     """
 
     def __init__(
@@ -66,41 +67,57 @@ class DayPlayer:
         self._step = step
         # The round whose shared parameters the shards have before them.
         self._pulled = -1
+        # What the scheduler has told to come next.
+        self._told: deque[Stage] = deque()
+        # Of the day that is played.
+        self._shares: tuple[str, SharesAhead] | None = None
 
-    def play(self, day: DayPlan, done: int) -> None:
-        """Plays a day of which so many rounds are done."""
-        if done < self._rules.rounds:
-            self._load(day.date, TRAIN)
-        if day.test_date is not None:
-            # Now and not after the training: a mistake in it must not cost a day of rounds.
-            self._load(day.test_date, TEST)
-        first = Round(self._rules.seed, day.date, done + 1, self._step)
-        shares = SharesAhead(self._client.begin_sample_user_lists, first, self._rules.rounds - done)
-        if done:
-            self._evaluate_after(done, day)
-        for number in range(done + 1, self._rules.rounds + 1):
-            ahead = None
-            if self._may_tell(number, day):
-                ahead = partial(self._following, Round(self._rules.seed, day.date, number + 1, self._step + 1), shares)
-            self._play_round(Round(self._rules.seed, day.date, number, self._step), shares.take(self._step), ahead)
+    def play(self) -> None:
+        """Does what the scheduler tells, one stage of the plan after another, to the end of the run."""
+        while True:
+            if not self._told:
+                self._told.extend(self._client.next_stages(self._step))
+            match stage := self._told.popleft():
+                case Load(date, split):
+                    self._load(date, split)
+                case Train():
+                    self._train(stage)
+                case Evaluate():
+                    self._evaluate(stage)
+                case Clear(date, split):
+                    self._clear(date, split)
+                case End():
+                    return
+
+    def _train(self, stage: Train) -> None:
+        """Plays rounds one after another; what was told to come after them may change with each."""
+        shares = self._shares_of(stage)
+        may_tell = stage.ahead and self._transport.shards_see_it and self._rules.federated
+        for place in range(stage.rounds):
+            at, ahead = stage.at(place, self._rules.seed), None
+            if may_tell and place + 1 < stage.rounds:
+                ahead = partial(self._following, stage.at(place + 1, self._rules.seed), shares)
+            end = self._play_round(at, shares.take(at.step), ahead)
             self._step += 1
-            self._evaluate_after(number, day)
-        if not self._rules.rounds:
-            self._evaluate_after(0, day)
-        # Until here another simulator may need the data and private parameters of a user that is kept here.
-        self._client.exchange(f"done/{day.date}", b"")
-        for date, split in ((day.date, TRAIN), (day.test_date, TEST)):
-            if date is not None:
-                self._store.clear_examples(date, split)
+            if end.replanned:
+                self._told.clear()
+                return
 
-    def _may_tell(self, number: int, day: DayPlan) -> bool:
-        """Whether shards may begin with the round after this one by themselves."""
-        last = number == self._rules.rounds
-        told = self._transport.shards_see_it and self._rules.federated
-        return told and not last and not self._is_test_due(number, day)
+    def _shares_of(self, stage: Train) -> SharesAhead:
+        """The shares of the rounds of a day: they are known before the tests between them."""
+        if self._shares is None or self._shares[0] != stage.date:
+            first, rounds = stage.at(0, self._rules.seed), stage.rounds + stage.left
+            shares = SharesAhead(self._client.begin_sample_user_lists, first, rounds)
+            self._shares = stage.date, shares
+        return self._shares[1]
 
     def _following(self, at: Round, shares: SharesAhead) -> tuple[Round, Share]:
         return at, shares.peek(at.step)
+
+    def _clear(self, date: str, split: str) -> None:
+        """Forgets data, when no other simulator needs the examples and private parameters of users kept here."""
+        self._client.exchange(f"done/{date}/{split}", b"")
+        self._store.clear_examples(date, split)
 
     def _load(self, date: str, split: str) -> None:
         data = self._settings.data
@@ -115,29 +132,29 @@ class DayPlayer:
         if pieces:
             self._client.update_user_weights(date, self._pool.weigh(date, pieces))
 
-    def _play_round(self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None) -> None:
+    def _play_round(self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None) -> RoundEnd:
         """Pull, train, push; see `ShardPool.train` for what follows."""
         if not self._rules.federated:
-            self._train_in_turn(at, share)
-            return
+            return self._end_round(at, self._train_in_turn(at, share))
         self._transport.begin(at, share)
         pulled = self._pull(at.step)
         done = self._pool.train(at, share, following)
-        self._end_round(at, checkpoint=self._transport.push(at, share, done, pulled))
+        return self._end_round(at, self._transport.push(at, share, done, pulled))
 
-    def _train_in_turn(self, at: Round, share: Share) -> None:
+    def _train_in_turn(self, at: Round, share: Share) -> RoundEnd:
         """A round without federation: one simulator has all of its users, the others wait for its end."""
         if share.uids:
             pulled = self._pull(at.step)
             done = self._pool.train_in_turn(at, share)
             timings = _with_pull(done.timings, pulled)
             self._client.replace_global_params(at, done.results, lambda: timings, self._params)
-        self._end_round(at, checkpoint=self._client.end_round(at))
+        return self._client.end_round(at)
 
-    def _end_round(self, at: Round, *, checkpoint: bool) -> None:
+    def _end_round(self, at: Round, end: RoundEnd) -> RoundEnd:
         """Begins this simulator's part of a checkpoint, if one is made: the state now is the one after the round."""
-        if checkpoint and self._saver is not None:
+        if end.checkpoint and self._saver is not None:
             self._saver.begin(at.step + 1)
+        return end
 
     def _pull(self, step: int) -> float:
         """Has the shared parameters before round `step` where the shards read them; returns seconds."""
@@ -147,20 +164,11 @@ class DayPlayer:
             self._pulled = step
         return time.perf_counter() - began
 
-    def _evaluate_after(self, number: int, day: DayPlan) -> None:
-        """Tests after so many rounds of a day, if that is due."""
-        if day.test_date is not None and self._is_test_due(number, day):
-            self._evaluate(day.test_date, day.date)
-
-    def _is_test_due(self, number: int, day: DayPlan) -> bool:
-        every, last = self._settings.eval_every, number == self._rules.rounds
-        return day.test_date is not None and (last or bool(every and number % every == 0))
-
-    def _evaluate(self, date: str, trained_on: str) -> None:
-        at = Round(self._rules.seed, date, self._step, self._step)
+    def _evaluate(self, stage: Evaluate) -> None:
+        at = Round(self._rules.seed, stage.date, stage.step, stage.step)
         share = self._client.test_sample_user_list(at)
-        pulled = self._pull(self._step)
-        done = self._pool.evaluate(at, share, trained_on)
+        pulled = self._pull(at.step)
+        done = self._pool.evaluate(at, share, stage.day)
         self._client.update_test_metrics(at, done.results, _with_pull(done.timings, pulled))
 
 

@@ -16,12 +16,12 @@ from scheduler.service.coordinator import Coordinator
 from scheduler.service.messages import Layout
 from scheduler.service.server import start_scheduler_server
 from scheduler.state.checkpoints import Marks, Offer, Schedule, Segment, Snapshot
-from scheduler.state.rounds import TEST, TRAIN, RoundRecord, Rules, RunEnd
+from scheduler.state.plan import Plan, plan_days
+from scheduler.state.rounds import TEST, TRAIN, RoundRecord, Rules
 from scheduler.state.stopping import Stop, StopRequest
 from simulator.checkpoints.files import FOLDER, Checkpoint, CheckpointFolder
 from simulator.checkpoints.meaning import pieces_of, with_files
 from simulator.checkpoints.resume import open_record
-from simulator.days import plan_days
 from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.output.progress import RunProgress
 from simulator.output.record import RunRecord
@@ -67,7 +67,7 @@ class SchedulerService:
         self._seconds = dict.fromkeys(TIMES, 0.0)
         self._rounds = 0
         schedule = Schedule(settings.checkpoint_every)
-        self.coordinator = Coordinator(rules, role.simulator_ranks, self, self._end_of, schedule, settings.grace)
+        self.coordinator = Coordinator(rules, role.simulator_ranks, self, self._plan_of, schedule, settings.grace)
         self._server: grpc.Server
         # Of the socket, until all are connected.
         self._sockets = ScratchFolder()
@@ -92,7 +92,7 @@ class SchedulerService:
         self._sockets.remove()
         self.record.on_layout(layout)
         self.progress.on_layout(layout)
-        self.progress.begin(self._end_of(layout.days).steps)
+        self.progress.begin(self._plan_of(layout.days).steps)
 
     def on_initial(self, params: Tensors) -> None:
         """The initial parameters are there."""
@@ -112,11 +112,11 @@ class SchedulerService:
             self._last_test = record
             logger.info("%s", _describe_test(record))
 
-    def _end_of(self, days: Sequence[str]) -> RunEnd:
-        """What the run comes to, when all days are known."""
+    def _plan_of(self, days: Sequence[str]) -> Plan:
+        """What the run does, when all days are known."""
         test = not isinstance(self._rules.test_sampler, NoTestSampler)
-        plans = plan_days(days, train_last_day=self._settings.train_last_day, test=test)
-        return RunEnd(len(plans) * self._rules.rounds, plans[-1].test_date)
+        planned = plan_days(days, train_last_day=self._settings.train_last_day, test=test)
+        return Plan(planned, self._rules.rounds, self._settings.eval_every, flexible=self._rules.asks_tests)
 
     # -- checkpoints -----------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class SchedulerService:
 
     def results(self) -> list[str]:
         """Writes the final parameters of a finished run; returns what is to be said of it, its results last."""
-        self.record.save_params("final", self.coordinator.final_params())
+        self.record.save_params("final", self.coordinator.params.final())
         self._folder.release()
         return self._summary()
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from scheduler.rules.samplers import Round
-from scheduler.state.round_state import MAX_AHEAD
+from scheduler.state.coming_rounds import MAX_AHEAD
 from scheduler.state.rounds import Share
 
 # Rounds that take less than this together are asked for in one call.

@@ -17,7 +17,6 @@ from protos.codec import Tensors
 from protos.errors import FLError, PeerLost, RunEnded, RunStopped
 from protos.shared_arrays import SharedArrays
 from protos.sockets import UNIX
-from scheduler.rules.samplers import NoTestSampler
 from scheduler.rules.streams import owner_of
 from scheduler.service.client import SchedulerClient
 from scheduler.service.messages import Layout, SimulatorInfo
@@ -27,7 +26,7 @@ from scheduler.state.stopping import Stop
 from simulator.checkpoints.files import FOLDER
 from simulator.checkpoints.private_saver import PrivateSaver
 from simulator.checkpoints.resume import Resumed, agree_on_checkpoint
-from simulator.days import DayPlan, list_days, plan_days
+from simulator.days import list_days
 from simulator.exchange.peer_group import PeerGroup
 from simulator.exchange.peer_server import PeerServicer
 from simulator.exchange.peer_sums import PeerSums
@@ -131,17 +130,8 @@ class Simulation:
         if self._goes_on:
             self._resumed = agree_on_checkpoint(self._client, self._output / FOLDER)
         self._make_model()
-        days = plan_days(
-            self.layout.days,
-            train_last_day=self._settings.train_last_day,
-            test=not isinstance(self._rules.test_sampler, NoTestSampler),
-        )
-        self._prepare_reader(days)
-        first = 0 if self._resumed is None else self._resumed.first_day(days, self._rules.rounds, self._settings.data)
-        done = self._first_step - first * self._rules.rounds
-        player = self._make_player()
-        for number, day in enumerate(days[first:]):
-            player.play(day, done if number == 0 else 0)
+        self._prepare_reader()
+        self._make_player().play()
         if self._saver is not None:
             self._saver.wait()
         if self._schema.specs():
@@ -349,12 +339,12 @@ class Simulation:
         peers = PeerGroup(self._role.keys, self._addresses(), parts, peer_sums)
         return Exchanged(self._client, self.pool, self.params.arrays, peers)
 
-    def _prepare_reader(self, days: list[DayPlan]) -> None:
+    def _prepare_reader(self) -> None:
         """Has one shard in the whole run prepare what all readers share."""
         shared = b""
         if self._leader:
             data = self._settings.data
-            files = self._task.reader.files(data / days[0].date, TRAIN)
+            files = self._task.reader.files(data / self.layout.days[0], TRAIN)
             shared = self.pool.ask(jobs.Prepare(data, tuple(files))).encode()
         posted = self._client.exchange("reader", shared)
         self.pool.ask_all(jobs.Setup(json.loads(posted[self._role.simulator_ranks[0]])))
