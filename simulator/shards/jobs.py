@@ -17,6 +17,7 @@ from scheduler.rules.filters import Filter
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
 from scheduler.state.rounds import Share, Timings
+from simulator.contracts import Reader, Trainer
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class ShardSettings:
     seed: int
     weighted: bool
     private: tuple[str, ...] | None
-    reader: Any
-    trainer: Any
+    reader: Reader
+    trainer: Trainer
     store: Path
     params_fd: int
     sums_fd: int

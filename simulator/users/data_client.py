@@ -13,7 +13,8 @@ from protos.payloads import join_bundles, pack, pieces, unpack
 from protos.stubs import data_server_pb2 as pb
 from protos.stubs import data_server_pb2_grpc as pb_grpc
 from scheduler.rules.streams import owner_of
-from simulator.users.examples import Examples, join_examples
+from simulator.contracts import Examples
+from simulator.users.examples import join_examples
 from simulator.users.store import UserRecord, UserStore
 
 # Users of a checkpoint handed over together, and their bytes.

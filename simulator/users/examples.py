@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from protos.codec import DTYPES, Tensors
 from protos.errors import BadInput
 from scheduler.state.bounds import check_uid
+from simulator.contracts import Examples
 
-Examples = dict[str, npt.NDArray[Any]]
 PAIR = "(uid, {name: array})"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from protos.codec import TensorSpec
 from protos.errors import BadInput
-from simulator.users.examples import Examples
+from simulator.contracts import Examples
 
 _TOLD = 160
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from protos.codec import Tensors
 from scheduler.rules.metrics import UserResult
+
+if TYPE_CHECKING:
+    from simulator.worker.model_state import ModelState
 
 # Copying or comparing less than this takes no time beside a test.
 _SMALL_BYTES = 64 << 10
@@ -30,7 +33,7 @@ class Evaluation:
         changes: whether tests are known to change large parameters.
     """
 
-    def __init__(self, model: Any, *, changes: bool = False) -> None:
+    def __init__(self, model: ModelState, *, changes: bool = False) -> None:
         self._model = model
         large = [name for name in model.shared if model.read(name).nbytes > _SMALL_BYTES]
         self._large, self._small = large, [name for name in model.shared if name not in large]

@@ -10,9 +10,10 @@ from typing import Any
 from protos.errors import BadInput, TooLarge
 from protos.payloads import pack, unpack
 from scheduler.state.read_users import ReadUsers
+from simulator.contracts import Examples, Reader
 from simulator.shards import jobs
 from simulator.users.data_client import DataClient
-from simulator.users.examples import Examples, check_examples, check_user, users_of
+from simulator.users.examples import check_examples, check_user, users_of
 from simulator.users.store import UserRecord, check_size
 
 BATCH_BYTES = 8 << 20
@@ -23,7 +24,7 @@ Weigh = Callable[[str, Examples], float | None]
 
 
 def read_files(
-    reader: Any,
+    reader: Reader,
     client: DataClient,
     job: jobs.ReadFiles,
     turns: Iterable[int],
@@ -55,7 +56,7 @@ def read_files(
 
 
 def _read(
-    reader: Any,
+    reader: Reader,
     client: DataClient,
     job: jobs.ReadFiles,
     turns: Iterable[int],
@@ -94,7 +95,7 @@ def _as_fetched(examples: Examples, payload: bytes) -> Examples:
     return examples if plain else unpack(payload)
 
 
-def _users(reader: Any, path: Path) -> Iterator[Any]:
+def _users(reader: Reader, path: Path) -> Iterator[Any]:
     try:
         return users_of(type(reader).__name__, reader.read(path))
     except BadInput as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,9 +14,12 @@ from protos.errors import BadInput
 from scheduler.rules.exact_sum import ExactSum, scale_exponent
 from scheduler.rules.metrics import Pair
 from scheduler.rules.streams import stream
-from simulator.users.examples import Examples
+from simulator.contracts import Examples, Trainer
 from simulator.worker.model_update import ModelUpdate, Rows
 from simulator.worker.round_arrays import RoundArrays, full_name, read_only
+
+if TYPE_CHECKING:
+    from simulator.worker.model_state import ModelState
 
 
 class Trains(Protocol):
@@ -48,8 +51,8 @@ class LocalTurn:
     """
 
     def __init__(
-        self, uid: str, date: str, round: int, phase: str, *, seed: int, weight: float, model: Any,
-        begin: RoundArrays, states: Sequence[Tensors], known: bool, examples: Callable[[], Examples], trainer: Any,
+        self, uid: str, date: str, round: int, phase: str, *, seed: int, weight: float, model: ModelState,
+        begin: RoundArrays, states: Sequence[Tensors], known: bool, examples: Callable[[], Examples], trainer: Trainer,
         trains: Trains,
     ) -> None:  # fmt: skip
         self.uid, self.date, self.round, self.weight = uid, date, round, weight

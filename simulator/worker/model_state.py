@@ -12,6 +12,7 @@ import numpy as np
 from protos.codec import DTYPES, Array, Tensors, TensorSpec
 from protos.errors import BadInput
 from scheduler.rules.streams import stream_key
+from simulator.contracts import Model, Trainer
 from simulator.worker.gradients import writable_gradient
 from simulator.worker.layer_state import LayerState
 
@@ -123,7 +124,7 @@ class ModelState:
     """
 
     def __init__(
-        self, model: Any, patterns: Sequence[str], also: Callable[[Sequence[str]], Sequence[str]] = lambda names: ()
+        self, model: Model, patterns: Sequence[str], also: Callable[[Sequence[str]], Sequence[str]] = lambda names: ()
     ) -> None:
         self.model = model
         self._switches = _Switches()
@@ -256,7 +257,7 @@ class PrivateStart:
         given: values that take the place of the drawn ones (from `--init`).
     """
 
-    def __init__(self, trainer: Any, seed: int, state: ModelState, given: Mapping[str, Array]) -> None:
+    def __init__(self, trainer: Trainer, seed: int, state: ModelState, given: Mapping[str, Array]) -> None:
         self._trainer, self._seed = trainer, seed
         self._names = state.private
         self._same: Tensors = {}
@@ -285,7 +286,7 @@ class PrivateStart:
 
 
 def build_model(
-    trainer: Any, seed: int, patterns: Sequence[str] | None, also: Callable[[Sequence[str]], Sequence[str]]
+    trainer: Trainer, seed: int, patterns: Sequence[str] | None, also: Callable[[Sequence[str]], Sequence[str]]
 ) -> ModelState:
     """Makes the model from the run's own initial stream.
 

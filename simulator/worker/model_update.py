@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from protos.codec import Array, Tensors
 from protos.errors import BadInput
 from scheduler.rules.exact_sum import BLOCK, ExactSum
+
+if TYPE_CHECKING:
+    from simulator.worker.model_state import ModelState
 
 Rows = Mapping[str, npt.NDArray[Any]]
 
@@ -28,7 +31,7 @@ class ModelUpdate:
         uid: for errors.
     """
 
-    def __init__(self, model: Any, shared: Mapping[str, Array], uid: str) -> None:
+    def __init__(self, model: ModelState, shared: Mapping[str, Array], uid: str) -> None:
         self._model, self._shared, self._uid = model, shared, uid
         self._factor = 1.0
         self._made: Tensors | None = None

@@ -20,11 +20,11 @@ from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import TEST, TRAIN, Timings
+from simulator.contracts import Examples
 from simulator.launch.signals import leave_to_simulator
 from simulator.shards import jobs
 from simulator.shards.work_queue import WorkQueue
 from simulator.users.data_client import DataClient
-from simulator.users.examples import Examples
 from simulator.users.store import UserStore
 from simulator.worker.file_reading import read_files
 from simulator.worker.round_arrays import RoundArrays, full_name

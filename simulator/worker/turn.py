@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from scheduler.rules.streams import stream_of
-from simulator.users.examples import Examples
+from simulator.contracts import Examples
 
 
 class Turn:

@@ -14,9 +14,9 @@ from scheduler.rules.metrics import Pair, ratio
 from scheduler.rules.samplers import Round
 from scheduler.rules.streams import stream_key
 from scheduler.state.rounds import TEST, TRAIN
+from simulator.contracts import Examples, Trainer
 from simulator.shards import jobs
 from simulator.users.data_client import DataClient
-from simulator.users.examples import Examples
 from simulator.worker.dtype_hint import explain_float64
 from simulator.worker.local_turn import LocalTurn, Trains
 from simulator.worker.model_state import ModelState, PrivateStart, seed_everything
@@ -65,9 +65,9 @@ class UserTurns:
         self._seed, self._reader = settings.seed, type(settings.reader).__name__
         self._model, self._state, self._start, self._data = model, state, start, data
         self._keeps = bool(model.private or state.specs)
-        self._by_epochs: dict[int, Any] = {}
+        self._by_epochs: dict[int, Trainer] = {}
 
-    def load(self, uid: str, at: Round, examples: Examples, shared: Mapping[str, Any] | None) -> Loaded:
+    def load(self, uid: str, at: Round, examples: Examples, shared: Tensors | None) -> Loaded:
         """Puts a user's private parameters into the model, from which the last user is gone.
 
         Args:
@@ -180,19 +180,20 @@ class UserTurns:
             raise told from error
         return _checked(type(self._trainer).__name__, metrics)
 
-    def _with_epochs(self, epochs: int | None) -> Any:
+    def _with_epochs(self, epochs: int | None) -> Trainer:
         """The trainer, for another number of epochs."""
         if epochs is None or epochs == getattr(self._trainer, "epochs", None):
             return self._trainer
         if not hasattr(self._trainer, "epochs"):
             raise BadInput(f"{type(self._trainer).__name__} has no 'epochs', which this algorithm changes")
         if epochs not in self._by_epochs:
-            other = self._by_epochs[epochs] = copy.copy(self._trainer)
+            other: Any = copy.copy(self._trainer)
             other.epochs = epochs
+            self._by_epochs[epochs] = other
         return self._by_epochs[epochs]
 
 
-def is_better(trainer: Any, one: Mapping[str, Pair], other: Mapping[str, Pair]) -> float:
+def is_better(trainer: Trainer, one: Mapping[str, Pair], other: Mapping[str, Pair]) -> float:
     """1.0 if the metric that is the task's result is better in the first, else 0.0."""
     result = getattr(trainer, "result", None)
     name = result if result in one else next(iter(one), None)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from protos.errors import BadInput
-from simulator.users.examples import Examples
+from simulator.contracts import Examples, Trainer
 
 
-def weight_of(trainer: Any, uid: str, examples: Examples) -> float:
+def weight_of(trainer: Trainer, uid: str, examples: Examples) -> float:
     """A user's weight: finite, and not negative.
 
     Raises:
@@ -28,7 +27,7 @@ def weight_of(trainer: Any, uid: str, examples: Examples) -> float:
     return weight
 
 
-def weight_of_piece(trainer: Any, uid: str, examples: Examples) -> float | None:
+def weight_of_piece(trainer: Trainer, uid: str, examples: Examples) -> float | None:
     """The weight of a user if these are all its examples, None if they cannot be weighed.
 
     More of them may be in another file, and only all together need have a weight.  What cannot be
@@ -40,7 +39,7 @@ def weight_of_piece(trainer: Any, uid: str, examples: Examples) -> float | None:
         return None
 
 
-def check_same_weight(trainer: Any, uid: str, now: float, told: float) -> None:
+def check_same_weight(trainer: Trainer, uid: str, now: float, told: float) -> None:
     """Raises BadInput if a user's weight in a round is not the one it had when its data was loaded."""
     if now != told:
         raise BadInput(

@@ -1,0 +1,78 @@
+"""What the core asks of a task: the pieces that a page sets, as protocols.
+
+`reader.ReaderBase`, `trainer.TrainerBase` and `model.ModelBase` are templates for them; nothing
+must inherit from these.  A model is a `paddle.nn.Layer`, of which the core knows nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from protos.codec import Array
+
+# A user's examples: the first axis of each array counts them.
+Examples: TypeAlias = dict[str, Array]
+# Name -> (sum, count): numbers.
+Metrics: TypeAlias = Mapping[str, tuple[float, float]]
+# What JSON holds.
+Json: TypeAlias = Any
+# A paddle.nn.Layer, which only shards import.
+Model: TypeAlias = Any
+
+
+class Reader(Protocol):
+    """How the files of a day become users."""
+
+    def files(self, day: Path, split: str) -> Sequence[Path]:
+        """The files of a day's folder and a split, "train" or "test"."""
+
+    def prepare(self, data: Path, train_files: Sequence[Path]) -> dict[str, Json]:
+        """What all readers share, made once in the run."""
+
+    def setup(self, shared: dict[str, Json]) -> None:
+        """Takes what `prepare` returned."""
+
+    def read(self, path: Path) -> Iterable[tuple[str, Examples]]:
+        """(uid, examples) of each user of a file."""
+
+
+class User(Protocol):
+    """Whose turn it is, as a trainer sees it."""
+
+    uid: str
+    date: str
+    round: int
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Its random stream."""
+
+    @property
+    def training(self) -> Examples:
+        """Its training examples of the day."""
+
+    def before_step(self) -> None:
+        """Comes between backward and each optimizer step."""
+
+
+class Trainer(Protocol):
+    """How one user trains and is tested."""
+
+    def make_model(self) -> Model:
+        """The model."""
+
+    def weight(self, examples: Examples) -> float:
+        """A user's weight in the mean."""
+
+    def touched_rows(self, examples: Examples) -> Mapping[str, Array]:
+        """Rows of large parameters outside of which training changes nothing."""
+
+    def train_user(self, model: Model, examples: Examples, user: User) -> Metrics:
+        """Trains in place."""
+
+    def evaluate_user(self, model: Model, examples: Examples, user: User) -> Metrics:
+        """Tests."""
