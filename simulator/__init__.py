@@ -2,6 +2,8 @@
 
 from simulator.framework import SimulationFramework
 from simulator.launch.role_maker import FLSimRoleMaker
+from simulator.output.result import RunResult
+from simulator.run.function import run
 from simulator.settings import Settings, parse_settings
 
-__all__ = ["FLSimRoleMaker", "Settings", "SimulationFramework", "parse_settings"]
+__all__ = ["FLSimRoleMaker", "RunResult", "Settings", "SimulationFramework", "parse_settings", "run"]

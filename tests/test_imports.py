@@ -85,7 +85,7 @@ def test_imports_go_one_way(path):
 ROOMS = {
     "scheduler": ["rules", "state", "service"],
     "simulator": [
-        "machine", "launch", "users", "shards", "worker", "exchange", "output", "checkpoints", "run",
+        "machine", "launch", "users", "shards", "worker", "exchange", "output", "callbacks", "checkpoints", "run",
     ],
 }  # fmt: skip
 

@@ -48,7 +48,8 @@ def cohorts(folder):
 
 @pytest.fixture
 def record(tmp_path):
-    return RunRecord(tmp_path / "run", {"rounds": 3, "data": "lm_data", "private": ["out.*"], "init": None})
+    settings = {"rounds": 3, "data": "lm_data", "private": ["out.*"], "init": None}
+    return RunRecord(tmp_path / "run", settings, result="top1")
 
 
 # -- files -------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from protos.channel import wait_in_call
 from protos.codec import MAX_NAME, Tensors, TensorSpec
@@ -35,8 +36,8 @@ from scheduler.service.notifier import Listener, Notifier
 from scheduler.state.checkpoints import Offer, Schedule, Segment
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.round_state import MAX_AHEAD, RoundState
-from scheduler.state.rounds import RoundRecord, Rules, RunEnd, Share, Timings
-from scheduler.state.stopping import GRACE_SECONDS, Stop, Stopping, StopRequest
+from scheduler.state.rounds import Decision, RoundRecord, Rules, RunEnd, Share, Timings
+from scheduler.state.stopping import FINISHED, GRACE_SECONDS, Stop, Stopping, StopRequest
 
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD
@@ -56,11 +57,13 @@ class Coordinator:
         end: what the run comes to, asked with the days of all simulators.
         schedule: when checkpoints are made; None for never.
         grace: seconds that a run has from when it is asked to stop.
+        decide: asked with the lock held after each round and test: whether the run goes on, and keeps its parameters.
     """
 
     def __init__(
         self, rules: Rules, ranks: Sequence[int], listener: Listener, end: Callable[[Sequence[str]], RunEnd],
         schedule: Schedule | None = None, grace: float = GRACE_SECONDS,
+        decide: Callable[[RoundRecord], Decision] | None = None,
     ) -> None:  # fmt: skip
         self.rules = rules
         self._end_of, self._end = end, RunEnd(0, None)
@@ -83,7 +86,7 @@ class Coordinator:
         self._group: tuple[int, ...] | None = None
         self._tests: dict[Round, RoundRecord] = {}
         self._failure: str | None = None
-        self._grace = grace
+        self._grace, self._decide = grace, decide
         self._stopping = Stopping(
             lock, over=lambda: self._failure is not None or self._is_over(), decide=self._state_to_leave,
             told=self._wake_all, fail=self.fail,
@@ -95,6 +98,7 @@ class Coordinator:
         )  # fmt: skip
         self._restoring: dict[int, int] = {}
         self._restored = False
+        self._at_close: list[Callable[[], None]] = []
         self._notifier.start()
 
     # -- joining and leaving ---------------------------------------------------
@@ -227,6 +231,23 @@ class Coordinator:
         with self._changed:
             self._wait(self._is_over, self._over)
 
+    def at_close(self, close: Callable[[], None]) -> None:
+        """Has something closed with this."""
+        self._at_close.append(close)
+
+    def close(self) -> None:
+        """Lets go of threads, timers and memory; the run is over or has failed, and no call is under way."""
+        with self._changed:
+            self._stopping.close()
+        self._notifier.join()
+        with self._changed:
+            if self._state is not None:
+                self._state.model.close()
+            # Not when it is collected: a program that has one run after another would keep the memory of many.
+            self._state = None
+            for close in self._at_close:
+                close()
+
     # -- stopping ----------------------------------------------------------------
 
     def ask_stop(self, rank: int, reason: str) -> None:
@@ -264,10 +285,12 @@ class Coordinator:
         with self._changed:
             self._over.wait_for(lambda: self._gone >= set(self._ranks), seconds)
 
-    def _state_to_leave(self) -> tuple[int, bool]:
+    def _state_to_leave(self, request: StopRequest) -> tuple[int, bool]:
         """Rounds that are done, and whether a checkpoint of the state after them is on its way."""
         state = self._state
-        return (0, False) if state is None else (state.step, self._notifier.save_now(state))
+        if state is None:
+            return 0, False
+        return state.step, request.status != FINISHED and self._notifier.save_now(state)
 
     # -- users and parameters --------------------------------------------------
 
@@ -339,8 +362,8 @@ class Coordinator:
 
     def final_params(self) -> Tensors:
         """The shared parameters as they are."""
-        with self._round_state() as state:
-            return state.model.params or {}
+        with self._changed:
+            return {} if self._state is None else self._state.model.params or {}
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raises Forbidden if one is private."""
@@ -487,6 +510,12 @@ class Coordinator:
             record: of the round or evaluation.
             state: after a round, of which a checkpoint may be due.
         """
+        if self._decide is not None:
+            decision = self._decide(record)
+            if decision.keep:
+                record = replace(record, kept={name: v.copy() for name, v in self.final_params().items()})
+            if decision.stop is not None:
+                self._stopping.finish(decision.stop)
         self._notifier.add(record, state)
         if state is not None:
             self._stopping.settle()

@@ -160,6 +160,8 @@ class Simulation:
             while not self._saver.wait(_LOOK_SECONDS):
                 if self._over.is_set():
                     raise self._last_words or RunEnded("the run has ended")
+        if self.stopped.finishes and self._schema.known:
+            save_private(self.store, self._output, self.stopped.step)
         self._client.exit()
 
     def request_stop(self, reason: str) -> None:
@@ -183,6 +185,7 @@ class Simulation:
             self._store.close()
         if self._scratch is not None:
             self._scratch.remove()
+        self._params = self._transport = None
         # After the folder: if this rank is killed before, they remove it.
         if self._pool is not None:
             # In a run that has stopped they may still be at a round that does not count.
