@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from protos.errors import BadInput, RunStopped
 from scheduler.rules.samplers import Sampler, TestSampler
 from scheduler.rules.server_optimizers import ServerOptimizer
 from scheduler.state.stopping import Stop
@@ -19,7 +20,8 @@ from simulator.launch.signals import RunSignals
 from simulator.logs import set_up_logging
 from simulator.machine.malloc_arenas import limit_arenas
 from simulator.machine.open_files import raise_file_limit
-from simulator.run.rank_run import Failure, RankRun, Refused
+from simulator.run.outcome import Outcome
+from simulator.run.rank_run import RankRun, Refused
 from simulator.settings import BAD_USAGE, Settings
 
 # For the end of a rank whose run has failed.
@@ -79,6 +81,11 @@ class SimulationFramework:
     def run(self) -> None:
         """Plays this rank's part, and ends the process with one clear message if the run fails."""
         refuse_in_shard()
+        self._play()
+
+    # -- inside ------------------------------------------------------------------
+
+    def _play(self) -> None:
         set_up_logging(f"rank {self._role.rank}")
         raise_file_limit()
         if self._settings.tune:
@@ -90,10 +97,8 @@ class SimulationFramework:
         except Refused as refused:
             self._refuse(refused)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, no rank may be left waiting
-            self._end(run, run.explain(error))
+            self._end(run, error)
         self._finish(run, stop)
-
-    # -- inside ------------------------------------------------------------------
 
     def _finish(self, run: RankRun, stop: Stop | None) -> None:
         """Ends the process of a run that has stopped before its last round, unless that makes it complete.
@@ -106,21 +111,29 @@ class SimulationFramework:
         way_on = run.way_on
         run.close()
         if stop is None or stop.finishes:
+            if self.is_scheduler():
+                self._has_ended(run.outcome(stop))
             return
         if not self.is_scheduler():
             raise SystemExit(0)
-        lines = [f"rank 0: {stop}", way_on]
-        sys.stderr.write("".join(f"{line}\n" for line in lines if line is not None))
+        lines = [line for line in (f"rank 0: {stop}", way_on) if line is not None]
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        self._has_ended(Outcome(error=RunStopped.__name__, message="; ".join([str(stop), *lines[1:]])))
         raise SystemExit(stop.status)
+
+    def _has_ended(self, outcome: Outcome) -> None:
+        """Rank 0 knows what has come of the run."""
 
     def _refuse(self, refused: Refused) -> NoReturn:
         """Ends this process, and all ranks theirs, before anything was started."""
         if self.is_scheduler():
             sys.stderr.write(f"error: {refused}\n")
+            self._has_ended(Outcome(error=BadInput.__name__, message=str(refused)))
         self._role.leave_together(BAD_USAGE)
 
-    def _end(self, run: RankRun, failure: Failure) -> NoReturn:
+    def _end(self, run: RankRun, error: BaseException) -> NoReturn:
         """Ends this rank, having told the others why; never returns, never hangs."""
+        failure = run.explain(error)
         self._signals.ignore()
         # Not by a thread: it may be that none can be started, and then a channel of gRPC never closes.
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(failure.status))
@@ -131,5 +144,8 @@ class SimulationFramework:
         sys.stderr.write("".join(f"{line}\n" for line in lines if line is not None))
         sys.stderr.flush()
         run.abandon(failure)
+        if self.is_scheduler():
+            said = run.failure if failure.message is None else f"rank 0: {failure.message}"
+            self._has_ended(Outcome(error=type(error).__name__, message=said or str(error)))
         self._role.leave(failure.status)
         raise AssertionError("leave does not return")

@@ -228,7 +228,7 @@ def test_an_npz_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         file.write(b"PK")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("simulator.output.record.write_arrays", break_off)
+    monkeypatch.setattr("simulator.npz.write_arrays", break_off)
     with pytest.raises(FLError, match=r"final.npz cannot be written: No space left on device"):
         write_npz(path, {"w": np.array([2.0])})
     assert read_npz(path, "--init")["w"].tolist() == [1.0]

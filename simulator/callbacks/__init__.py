@@ -1,1 +1,1 @@
-"""Who is told of a run's rounds as they end, and may have it stop or keep parameters: what a page sets and what ships."""
+"""Who is told of a run's rounds as they end, and may have it stop or keep parameters."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 import resource
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from scheduler.rules.samplers import Sampler, TestSampler
 from scheduler.rules.server_optimizers import ServerOptimizer
 from simulator.callbacks.callback import Callback
 from simulator.in_force import Pieces
+from simulator.launch.launch_environment import launch_of
 from simulator.launch.main_script import refuse_in_shard
 from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.launch.signals import RunSignals, StoppedEarly
@@ -23,6 +25,7 @@ from simulator.logs import logging_to_a_person
 from simulator.machine.open_files import raise_file_limit
 from simulator.output.result import RunResult
 from simulator.run.rank_run import Failure, RankRun
+from simulator.run.ranks import run_ranks
 from simulator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -53,7 +56,8 @@ def run(
         test_sampler: which users are tested, in place of the settings'.
         server_optimizer: the server step, in place of the settings'; it begins anew in every run.
         callbacks: what is told of the rounds and may have the run stop.
-        ranks: 1 for this process alone.
+        ranks: 1 for this process alone; more have `mpirun` start a scheduler and simulators on this machine, where
+            callbacks are told in the scheduler's process.
 
     Raises:
         FLError: the run was refused or has failed; the message is what a page would have printed.
@@ -61,6 +65,9 @@ def run(
         KeyboardInterrupt: it was interrupted; everything is closed.
     """
     refuse_in_shard()
+    launch = launch_of(os.environ)
+    if launch is not None and launch.size != 1:
+        raise BadInput(f"run() starts its ranks itself: start the program without {launch.launcher}, and give ranks=N")
     if ranks < 1:
         raise BadInput(f"ranks={ranks}: a run has at least one")
     pieces = Pieces(reader, trainer, sampler, test_sampler, copy.deepcopy(server_optimizer))
@@ -68,6 +75,8 @@ def run(
         stack.enter_context(logging_to_a_person("rank 0"))
         stack.enter_context(_more_files())
         signals = stack.enter_context(_signals(settings))
+        if ranks > 1:
+            return run_ranks(settings, pieces, callbacks, ranks, signals)
         return _play(RankRun(FLSimRoleMaker(alone=True), settings, pieces, callbacks), signals)
 
 

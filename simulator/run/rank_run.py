@@ -21,6 +21,7 @@ from simulator.launch.signals import StoppedEarly
 from simulator.machine.address_space import lack_of_memory
 from simulator.npz import read_npz
 from simulator.output.result import RunResult
+from simulator.run.outcome import Outcome
 from simulator.run.rank0 import SchedulerService
 from simulator.run.simulation import Simulation, Task
 from simulator.settings import Settings
@@ -132,10 +133,21 @@ class RankRun:
         assert self.service is not None, "rank 0 has the service"
         return self.service.result(stop)
 
+    def outcome(self, stop: Stop | None) -> Outcome:
+        """The same, as another process of this machine can be told it."""
+        assert self.service is not None, "rank 0 has the service"
+        reason = None if stop is None else stop.reason
+        return Outcome(str(self.service.record.folder), getattr(self._pieces.trainer, "result", None), reason)
+
     def close(self) -> None:
         """Gives back what is still held after `play` has returned."""
         if self.service is not None:
             self.service.close()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run has failed, as far as this rank knows: rank 0 does, whoever it was."""
+        return None if self.service is None else self.service.coordinator.failure
 
     @property
     def way_on(self) -> str | None:

@@ -39,6 +39,7 @@ from simulator.run.initial_model import agree_on_model, spread_private_start, ta
 from simulator.settings import Settings
 from simulator.shards import jobs
 from simulator.shards.pool import ShardPool
+from simulator.shards.sending import sendable
 from simulator.users.data_client import DataClient
 from simulator.users.data_server import PrivateSchema, start_data_server
 from simulator.users.scratch import ScratchFolder, remove_abandoned
@@ -260,8 +261,8 @@ class Simulation:
             seed=self._rules.seed,
             weighted=self._rules.weighs,
             private=self._settings.private or None,
-            reader=self._task.reader,
-            trainer=self._task.trainer,
+            reader=sendable(self._task.reader),
+            trainer=sendable(self._task.trainer),
             store=self._scratch.path,
         )
         ranks = self._role.simulator_ranks
