@@ -83,6 +83,7 @@ class SchedulerService:
             self.record.check(next(iter(self._found.values())).marks)
         self.progress = RunProgress(settings.progress)
         self._last_test: RoundRecord | None = None
+        self._read: RunResult | None = None
         # The last checkpoint that is whole.
         self._safe: int | None = max(self._found, default=None)
         self._seconds = dict.fromkeys(TIMES, 0.0)
@@ -223,7 +224,9 @@ class SchedulerService:
 
     def result(self, stop: Stop | None) -> RunResult:
         """What has come of a complete run."""
-        return read_result(self.record.folder, self._result, None if stop is None else stop.reason)
+        if self._read is None:
+            self._read = read_result(self.record.folder, self._result, None if stop is None else stop.reason)
+        return self._read
 
     def close(self) -> None:
         """Gives back all that is held: the last thing that is done, whatever has become of the run."""
