@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ from simulator.machine.open_files import raise_file_limit
 from simulator.run.outcome import Outcome
 from simulator.run.rank_run import RankRun, Refused
 from simulator.settings import BAD_USAGE, Settings
+
+logger = logging.getLogger(__name__)
 
 # For the end of a rank whose run has failed.
 _END_SECONDS = 8.0
@@ -94,6 +97,9 @@ class SimulationFramework:
         run = RankRun(self._role, self._settings, self._pieces, self._callbacks)
         try:
             stop = run.play(self._signals.follow)
+            if stop is None or stop.finishes:
+                for line in run.complete(stop):
+                    logger.info("%s", line)
         except Refused as refused:
             self._refuse(refused)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, no rank may be left waiting

@@ -73,7 +73,7 @@ class DeadlyTrainer(tiny_task.TinyTrainer):
 def set_traps():
     """Moments within the core, as they come only between two lines of it."""
     from scheduler.rules.exact_sum import ExactSum
-    from simulator import jobs, work_queue
+    from simulator.shards import jobs, work_queue
     from simulator.users.data_client import DataClient
     from simulator.worker.shard import Shard
 

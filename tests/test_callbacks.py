@@ -234,6 +234,7 @@ def test_the_best_parameters_are_those_of_a_run_that_ends_there(data, tmp_path, 
     assert told.told[-1] == "closed"
 
 
+@SLOW
 def test_kept_parameters_are_those_after_the_round(data, tmp_path):
     """Of the test after round 1, though the next rounds go on meanwhile."""
     told = Counter(keeps=[2])
@@ -256,6 +257,7 @@ class Interrupt(Callback):
         return CONTINUE
 
 
+@SLOW
 def test_early_stopping_goes_on_counting_after_a_resume(data, tmp_path):
     """Interrupted at the test after round 3, resumed after round 2 or 3: it stops where the whole run does."""
     worst = {"metric": "loss", "mode": "max", "patience": 3}
@@ -280,11 +282,13 @@ class Broken(Callback):
         raise AssertionError("it has no record")
 
 
+@SLOW
 def test_an_exception_in_a_callback_ends_the_run_with_its_traceback(data, tmp_path):
     with pytest.raises(simulator.FLError, match=r"the scheduler \(rank 0\) failed:[^$]*ZeroDivisionError"):
         play(data, tmp_path / "run", Broken())
 
 
+@SLOW
 def test_tensorboard_gets_the_curves(data, tmp_path):
     pytest.importorskip("tensorboardX")
     result = play(data, tmp_path / "run", TensorBoard(), rounds=2)

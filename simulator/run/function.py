@@ -84,7 +84,11 @@ def _play(rank_run: RankRun, signals: RunSignals | None) -> RunResult:
     failed: BaseException | None = None
     try:
         stop = rank_run.play(None if signals is None else signals.follow)
-        result = rank_run.result(stop) if stop is None or stop.finishes else None
+        result = None
+        if stop is None or stop.finishes:
+            for line in rank_run.complete(stop):
+                logger.info("%s", line)
+            result = rank_run.result(stop)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, all must be closed
         # Nothing must interrupt that.
         if signals is not None:

@@ -214,13 +214,12 @@ class SchedulerService:
         self._end_server(1.0)
         return stop
 
-    def complete(self, stop: Stop | None) -> None:
-        """Writes the final parameters of a complete run, and says what is to be said of it, its results last."""
+    def complete(self, stop: Stop | None) -> list[str]:
+        """Writes the final parameters of a complete run; returns what is to be said of it, its results last."""
         self.record.save_params("final", self.coordinator.final_params())
-        for line in ([] if stop is None else [str(stop)]) + self._summary():
-            logger.info("%s", line)
         if self._callbacks:
             self._callbacks.on_end(self.result(stop))
+        return ([] if stop is None else [str(stop)]) + self._summary()
 
     def result(self, stop: Stop | None) -> RunResult:
         """What has come of a complete run."""

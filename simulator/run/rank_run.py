@@ -21,9 +21,10 @@ from simulator.launch.signals import StoppedEarly
 from simulator.machine.address_space import lack_of_memory
 from simulator.npz import read_npz
 from simulator.output.result import RunResult
+from simulator.run.machine import Task
 from simulator.run.outcome import Outcome
 from simulator.run.rank0 import SchedulerService
-from simulator.run.simulation import Simulation, Task
+from simulator.run.simulation import Simulation
 from simulator.settings import Settings
 from simulator.shards.sending import check_sendable
 
@@ -123,10 +124,11 @@ class RankRun:
             self._simulation.close()
         if self.service is None:
             return None if self._simulation is None else self._simulation.stopped
-        stop = self.service.finish()
-        if stop is None or stop.finishes:
-            self.service.complete(stop)
-        return stop
+        return self.service.finish()
+
+    def complete(self, stop: Stop | None) -> list[str]:
+        """Writes what is left of a complete run; returns what is to be said of it, on rank 0; raises as `play`."""
+        return self.service.complete(stop) if self.service is not None else []
 
     def result(self, stop: Stop | None) -> RunResult:
         """What has come of a complete run; on rank 0."""
