@@ -372,3 +372,42 @@ def test_a_rank_that_is_killed_is_an_error(data, tmp_path, scratch):
     with pytest.raises(FLError, match=r"rank|mpirun"):
         play(data, tmp_path / "run", trainer=TinyTrainer("hang", "user005"), sample_num=12, ranks=2)
     timer.join()
+
+
+# -- whatever fails, all is closed -------------------------------------------------------------
+
+
+def breaks(*arguments, **options):
+    raise FLError("broken here")
+
+
+def stages():
+    """(where, what) that is called in the stages of a run, from the first to the last."""
+    from simulator.run import machine, modelled, rank0, rank_run, simulation
+
+    return {
+        "a scheduler's server": (rank0, "start_scheduler_server"),
+        "a store": (machine, "UserStore"),
+        "shards": (machine, "ShardPool"),
+        "a data server": (machine, "start_data_server"),
+        "others": (simulation, "join"),
+        "a model": (modelled, "agree_on_model"),
+        "a transport": (modelled, "_choose_transport"),
+        "a plan": (simulation, "plan_days"),
+        "private parameters": (simulation, "save_private"),
+        "a result": (rank0, "read_result"),
+        "an end": (rank_run.RankRun, "result"),
+    }
+
+
+@SLOW
+@pytest.mark.parametrize("stage", stages())
+def test_a_failure_in_any_stage_is_raised_and_leaves_nothing(data, tmp_path, scratch, monkeypatch, stage):
+    before = settled()
+    with monkeypatch.context() as patched:
+        patched.setattr(*stages()[stage], breaks)
+        with pytest.raises(FLError, match=r"^broken here$"):
+            play(data, tmp_path / "run", private=("out.bias",))
+    assert settled(before) == before
+    # The folder is free again.
+    assert not (tmp_path / "run" / ".lock").exists() or play(data, tmp_path / "run").value is not None

@@ -43,7 +43,7 @@ class Best:
         """
         self.metric, self.value = self._wanted or run.result, None
         if self.metric is None:
-            raise BadInput(f"{self._who} needs the name of a metric: the trainer has no `result`")
+            raise BadInput(f"{self._who} needs the name of a metric: the trainer has no result")
 
     def take(self, metrics: Mapping[str, float]) -> bool:
         """Whether the metric is better than ever; NaN never is.

@@ -139,7 +139,8 @@ class SchedulerService:
         elif record.phase == TEST:
             self._last_test = replace(record, kept=None)
             logger.info("%s", _describe_test(record, self._result))
-        self._callbacks.on_record(replace(record, kept=None), record.kept)
+        if self._callbacks:
+            self._callbacks.on_record(replace(record, kept=None), record.kept)
 
     def _end_of(self, days: Sequence[str]) -> RunEnd:
         """What the run comes to, when all days are known."""
