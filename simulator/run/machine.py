@@ -72,7 +72,8 @@ class Member:
         """Tells the scheduler why this simulator cannot go on, if it still listens."""
         try:
             self.client.report_failure(message)
-        except FLError as error:
+        except (FLError, ValueError) as error:
+            # ValueError: this simulator has closed its connection, since it is done.
             logger.debug("the failure could not be reported: %s", error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,12 +187,13 @@ class RankRun:
 
     def abandon(self, failure: Failure) -> None:
         """Tells the other ranks why this one ends, and closes all that is open."""
-        if self._simulation is not None:
-            if failure.message is not None:
-                self._simulation.report_failure(f"rank {self._role.rank}: {failure.message}")
-            self._simulation.close(at_once=True)
-        if self.service is not None:
-            self.service.abandon(failure.message or "the run has failed")
+        with ExitStack() as closing:
+            if self.service is not None:
+                closing.callback(self.service.abandon, failure.message or "the run has failed")
+            if self._simulation is not None:
+                closing.callback(self._simulation.close, at_once=True)
+                if failure.message is not None:
+                    self._simulation.report_failure(f"rank {self._role.rank}: {failure.message}")
 
     # -- before the start ----------------------------------------------------------
 
