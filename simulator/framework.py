@@ -100,22 +100,22 @@ class SimulationFramework:
             if stop is None or stop.finishes:
                 for line in run.complete(stop):
                     logger.info("%s", line)
+            else:
+                self._signals.ignore()
+            way_on = run.way_on
+            run.close()
         except Refused as refused:
             self._refuse(refused)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, no rank may be left waiting
             self._end(run, error)
-        self._finish(run, stop)
+        self._finish(run, stop, way_on)
 
-    def _finish(self, run: RankRun, stop: Stop | None) -> None:
+    def _finish(self, run: RankRun, stop: Stop | None, way_on: str | None) -> None:
         """Ends the process of a run that has stopped before its last round, unless that makes it complete.
 
         Only rank 0 leaves with the status then, as the last: launchers end all ranks when one leaves with a status.
         And not abruptly: see `FLSimRoleMaker.leave_together`.
         """
-        if stop is not None and not stop.finishes:
-            self._signals.ignore()
-        way_on = run.way_on
-        run.close()
         if stop is None or stop.finishes:
             if self.is_scheduler():
                 self._has_ended(run.outcome(stop))

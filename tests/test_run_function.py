@@ -19,6 +19,7 @@ from protos.errors import BadInput, FLError, RunStopped
 from scheduler import FedAdam
 from simulator import Settings
 from simulator.callbacks import Callback
+from simulator.output.record_folder import RecordFolder
 
 SLOW = pytest.mark.slow
 SMALL = {"rounds": 2, "sample_num": 4, "shards": 1, "progress": "none"}
@@ -248,24 +249,23 @@ def test_a_folder_that_another_run_has_is_refused_and_free_after_a_failure(data,
     assert play(data, tmp_path / "run").value is not None
 
 
-class Signalled(Callback):
-    """Sends this process a signal after the first round."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def on_record(self, record, kept):
-        if record.at.step == 0:
-            os.kill(os.getpid(), self.number)
-
-
 @SLOW
-def test_sigterm_has_it_stop_with_a_checkpoint(data, tmp_path):
-    settings = {"rounds": 400, "checkpoint_every": 1000}
-    with pytest.raises(RunStopped, match=r"^stopped by SIGTERM at rank 0 after round \d+ of the run; --resume "):
-        play(data, tmp_path / "run", more={"callbacks": [Signalled(signal.SIGTERM)]}, **settings)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sigterm_has_it_stop_with_a_checkpoint(data, tmp_path, scratch, ranks):
+    """It comes to this process, which passes it on to the ranks if it has some; and the next run is not stopped."""
+    settings = {"rounds": 100_000, "checkpoint_every": 100_000}
+
+    def send():
+        while not (tmp_path / "run" / "metrics.csv").exists():
+            threading.Event().wait(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    with pytest.raises(RunStopped, match=r"^stopped by SIGTERM at rank \d after round \d+ of the run; --resume "):
+        play(data, tmp_path / "run", ranks=ranks, **settings)
+    thread.join()
     assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
-    # And the next one is not stopped.
     assert play(data, tmp_path / "next").stopped is None
 
 
@@ -387,6 +387,7 @@ def breaks(*arguments, **options):
 
 def stages():
     """(where, what) that is called in the stages of a run, from the first to the last."""
+    from simulator.callbacks import chain
     from simulator.run import machine, modelled, rank0, rank_run, simulation
 
     return {
@@ -401,6 +402,7 @@ def stages():
         "private parameters": (simulation, "save_private"),
         "a result": (rank0, "read_result"),
         "an end": (rank_run.RankRun, "result"),
+        "a closing": (chain.CallbackChain, "close"),
     }
 
 
@@ -414,4 +416,4 @@ def test_a_failure_in_any_stage_is_raised_and_leaves_nothing(data, tmp_path, scr
             play(data, tmp_path / "run", private=("out.bias",))
     assert settled(before) == before
     # The folder is free again.
-    assert not (tmp_path / "run" / ".lock").exists() or play(data, tmp_path / "run").value is not None
+    RecordFolder.make(tmp_path / "run").release()

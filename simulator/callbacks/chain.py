@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from protos.codec import Tensors
@@ -23,6 +24,7 @@ class CallbackChain:
 
     def __init__(self, callbacks: Sequence[Callback], *, saves: bool) -> None:
         self._callbacks, self._saves = tuple(callbacks), saves
+        self._open = list(callbacks)
         # Rounds are decided on in one thread, and their checkpoints written in another.
         self._lock = threading.Lock()
         # (rounds done, what was remembered then as JSON), where that has changed.
@@ -59,9 +61,10 @@ class CallbackChain:
             callback.on_end(result)
 
     def close(self) -> None:
-        """Has all give back what they hold."""
-        for callback in self._callbacks:
-            callback.close()
+        """Has all give back what they hold, once, though one of them fails."""
+        with ExitStack() as closing:
+            while self._open:
+                closing.callback(self._open.pop().close)
 
     # -- checkpoints -----------------------------------------------------------------
 

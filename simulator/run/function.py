@@ -75,9 +75,12 @@ def run(
         stack.enter_context(logging_to_a_person("rank 0"))
         stack.enter_context(_more_files())
         signals = stack.enter_context(_signals(settings))
-        if ranks > 1:
-            return run_ranks(settings, pieces, callbacks, ranks, signals)
-        return _play(RankRun(FLSimRoleMaker(alone=True), settings, pieces, callbacks), signals)
+        try:
+            if ranks > 1:
+                return run_ranks(settings, pieces, callbacks, ranks, signals)
+            return _play(RankRun(FLSimRoleMaker(alone=True), settings, pieces, callbacks), signals)
+        except StoppedEarly as early:
+            raise RunStopped(f"stopped by {early} before the run began") from None
 
 
 def _play(rank_run: RankRun, signals: RunSignals | None) -> RunResult:
@@ -89,21 +92,24 @@ def _play(rank_run: RankRun, signals: RunSignals | None) -> RunResult:
             for line in rank_run.complete(stop):
                 logger.info("%s", line)
             result = rank_run.result(stop)
+        if signals is not None:
+            signals.ignore()
+        way_on = rank_run.way_on
+        rank_run.close()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, all must be closed
         # Nothing must interrupt that.
         if signals is not None:
             signals.ignore()
         failure, way_on = rank_run.explain(error), rank_run.way_on
-        rank_run.abandon(failure)
+        try:
+            rank_run.abandon(failure)
+        except Exception:
+            logger.warning("a run that has failed could not be closed", exc_info=True)
         failed = _raised(error, failure)
     if failed is not None:
         if way_on is not None:
             logger.warning("%s", way_on)
         raise failed
-    if signals is not None:
-        signals.ignore()
-    way_on = rank_run.way_on
-    rank_run.close()
     if result is None:
         raise RunStopped("; ".join(line for line in (str(stop), way_on) if line is not None))
     return result
@@ -112,8 +118,6 @@ def _play(rank_run: RankRun, signals: RunSignals | None) -> RunResult:
 def _raised(error: BaseException, failure: Failure) -> BaseException:
     """What the caller gets.  Without the frames of the run: whoever keeps an error must not keep the run's memory."""
     error.__cause__ = error.__context__ = error.__traceback__ = None
-    if isinstance(error, StoppedEarly):
-        return RunStopped(failure.message)
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, FLError) and failure.message in (None, str(error))):
         return error
     return RunEnded(failure.message) if isinstance(error, RunEnded) else InternalError(failure.message)

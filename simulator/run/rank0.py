@@ -230,11 +230,12 @@ class SchedulerService:
 
     def close(self) -> None:
         """Gives back all that is held: the last thing that is done, whatever has become of the run."""
-        if self._ended is not None:
-            self._ended.wait(_END_SECONDS)
-        self.coordinator.close()
-        self._callbacks.close()
-        self._folder.release()
+        with ExitStack() as closing:
+            closing.callback(self._folder.release)
+            closing.callback(self._callbacks.close)
+            closing.callback(self.coordinator.close)
+            if self._ended is not None:
+                self._ended.wait(_END_SECONDS)
 
     def _end_server(self, grace: float) -> None:
         self._ended = self._server.stop(grace)
