@@ -103,8 +103,8 @@ def _play(rank_run: RankRun, signals: RunSignals | None) -> RunResult:
         failure, way_on = rank_run.explain(error), rank_run.way_on
         try:
             rank_run.abandon(failure)
-        except Exception:
-            logger.warning("a run that has failed could not be closed", exc_info=True)
+        except Exception as late:  # noqa: BLE001 - the first failure counts
+            logger.warning("not all of a run that has failed could be closed: %s", repr(late))
         failed = _raised(error, failure)
     if failed is not None:
         if way_on is not None:
