@@ -21,6 +21,8 @@ class BuildWithStubs(build_py):
 
 
 TOP = ["protos", "scheduler", "simulator", "reader", "trainer", "model", "lm_data"]
+# What takes results, callbacks and notebooks in the tests.
+WITNESSES = ["nbclient>=0.10", "ipykernel>=6.29", "tensorboardX>=2.6", "pandas>=2.0"]
 LINTERS = ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-protobuf", "grpc-stubs"]
 
 setup(
@@ -43,6 +45,7 @@ setup(
         "protobuf>=4.25",
         "mpi4py>=4.0",
         "numpy>=1.26",
+        "cloudpickle>=3.0",  # classes that were typed into a notebook reach the worker processes
         "cryptography>=42",  # certificates of a run on several hosts
         "lmdb>=1.4",  # the store of examples and private parameters that all shards of a machine read
         "orjson>=3.9",  # LEAF's files parse several times faster than with json
@@ -53,7 +56,8 @@ setup(
     ],
     extras_require={
         "mpi": ["mpich>=4.1"],
-        "test": ["pytest>=8.0", "hypothesis>=6.100", "psutil>=5.9", "zstandard>=0.22", *LINTERS],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "test": ["pytest>=8.0", "hypothesis>=6.100", "psutil>=5.9", "zstandard>=0.22", *WITNESSES, *LINTERS],
     },
     cmdclass={"build_py": BuildWithStubs},
 )

@@ -156,7 +156,8 @@ def make_server(
         hint = "; point TMPDIR to a local disk" if credentials is None else ""
         raise FLError(f"cannot listen on {where}: {error}{hint}") from error
     server.start()
-    patience.attend(server)
+    # gRPC leaves the threads of a server that has stopped to whoever made them.
+    patience.attend(server, lambda: pool.shutdown(wait=False))
     return server, address
 
 

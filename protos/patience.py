@@ -59,12 +59,18 @@ class Patience(grpc.ServerInterceptor):  # type: ignore[type-arg]
         self._threads, self._clock = threads, clock
         self._waits: set[_Wait] = set()
 
-    def attend(self, server: grpc.Server) -> None:
-        """Looks after a server until it stops, in a thread of its own."""
+    def attend(self, server: grpc.Server, stopped: Callable[[], None]) -> None:
+        """Looks after a server until it stops, in a thread of its own.
+
+        Args:
+            server: the server.
+            stopped: called when it has.
+        """
 
         def watch() -> None:
             while server.wait_for_termination(CHECK_SECONDS):
                 self.look()
+            stopped()
 
         threading.Thread(target=watch, name="patience", daemon=True).start()
 

@@ -27,12 +27,18 @@ def leak(name, told):
 def set_leaks():
     from protos import patience
     from simulator.launch.role_maker import FLSimRoleMaker
+    from simulator.run import modelled, simulation
     from simulator.run.rank0 import SchedulerService
-    from simulator.run.simulation import Simulation
 
-    secure, join, on_layout, decoder = (
-        FLSimRoleMaker.secure, Simulation._join, SchedulerService.on_layout, patience._decoder,
+    secure, init, join, on_layout, decoder = (
+        FLSimRoleMaker.secure, simulation.Simulation.__init__, modelled.join, SchedulerService.on_layout,
+        patience._decoder,
     )  # fmt: skip
+    at = {}
+
+    def made(self, role, settings, rules, task, scheduler, *more, **options):
+        at["0"] = scheduler
+        init(self, role, settings, rules, task, scheduler, *more, **options)
 
     def secured(self):
         secure(self)
@@ -40,9 +46,10 @@ def set_leaks():
         if self.is_scheduler():
             patience._decoder = spying
 
-    def joined(self):
-        join(self)
-        leak(f"at-{self._role.rank}.json", {"0": self._scheduler, **self._addresses()})
+    def joined(machine):
+        found = join(machine)
+        leak(f"at-{machine.member.role.rank}.json", {**at, **found.addresses})
+        return found
 
     def kept(self, layout):
         remove, self._sockets.remove = self._sockets.remove, lambda: None
@@ -60,7 +67,8 @@ def set_leaks():
 
         return decoder(spy, method)
 
-    FLSimRoleMaker.secure, Simulation._join, SchedulerService.on_layout = secured, joined, kept
+    FLSimRoleMaker.secure, simulation.Simulation.__init__, SchedulerService.on_layout = secured, made, kept
+    simulation.join = joined
 
 
 if __name__ == "__main__":

@@ -203,6 +203,30 @@ def test_the_prox_example_stays_nearer_to_its_start(folder, alone):
     assert moved(folder / "prox") < 0.8 * moved(alone[1])
 
 
+@pytest.mark.slow
+def test_the_sweep_goes_on_after_the_learning_rate_that_diverges(folder):
+    done = run_in(folder, "sweep.py")
+    assert done.returncode == 0, done.stderr
+    said = [line.split() for line in done.stdout.splitlines() if line.startswith(("0.05 ", "0.1 ", "1e+30 "))]
+    assert [words[:2] for words in said] == [["0.05", "top1"], ["0.1", "top1"], ["1e+30", "failed:"]]
+
+
+@pytest.mark.slow
+def test_the_callback_of_the_docs_stops_a_run(folder):
+    code = (
+        "from my_callbacks import Target\nfrom my_task import ActivityReader, ActivityTrainer\n"
+        "from simulator import Settings, run\nif __name__ == '__main__':\n"
+        "    settings = Settings(data='data', output='target', test_sampler='none')\n"
+        "    done = run(settings, reader=ActivityReader(), trainer=ActivityTrainer(), callbacks=[Target(1.0)])\n"
+        "    print('stopped:', done.stopped, done.metrics['loss'][-2:])\n"
+    )
+    (folder / "target.py").write_text(code)
+    done = run_in(folder, "target.py")
+    assert done.returncode == 0, done.stderr
+    assert "stopped: a loss of 0." in done.stdout
+    assert "after round " in done.stdout
+
+
 def test_only_shards_import_paddle_in_the_new_task(folder):
     code = "import sys, my_task; sys.exit('paddle' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -213,9 +237,9 @@ def test_the_record_has_the_files_and_columns_the_readme_lists(folder, alone):
     output = alone[1]
     left, columns = RECORD.split("The columns of `metrics.csv`:")
     files = [name for row in rows(left) for name in spans(row[0])]
-    assert len(files) == 10
-    # Of algorithms with arrays of their own, and of private parameters.
-    rare = {"params/final.GROUP.npz", "params/private/UID.npz"}
+    assert len(files) == 13
+    # Of algorithms with arrays of their own, of private parameters, and of callbacks.
+    rare = {"params/final.GROUP.npz", "params/private/UID.npz", "params/best.npz", "params/best.json", "tensorboard/"}
     assert {name for name in files if not list(output.glob(name.replace("step-N", "step-*")))} == rare
     named = [name for row in rows(columns) for name in spans(row[0]) if name != "personal_..."]
     head = (output / "metrics.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
@@ -269,15 +293,15 @@ def test_every_file_named_exists(page, alone):
 
 
 def private_and_optional():
-    """Files that only some runs have: a user's private parameters, LEAF's validation data, and error-table examples."""
-    return {"params/private/UID.npz", "params/final.GROUP.npz", "val_data.json"}
+    """Files that only some runs have: of algorithms, callbacks, private parameters, LEAF's validation data."""
+    return {"params/private/UID.npz", "params/final.GROUP.npz", "params/best.npz", "params/best.json", "val_data.json"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_folder_named_exists(page):
     names = [name for name in spans(page.read_text(encoding="utf-8")) if re.fullmatch(r"[a-z_]+/", name)]
-    days_parts = {"train/", "test/"}
-    assert [name for name in names if name not in days_parts and not (ROOT / name).is_dir()] == []
+    made = {"train/", "test/", "tensorboard/"}
+    assert [name for name in names if name not in made and not (ROOT / name).is_dir()] == []
 
 
 # -- settings ------------------------------------------------------------------------

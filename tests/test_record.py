@@ -48,7 +48,8 @@ def cohorts(folder):
 
 @pytest.fixture
 def record(tmp_path):
-    return RunRecord(tmp_path / "run", {"rounds": 3, "data": "lm_data", "private": ["out.*"], "init": None})
+    settings = {"rounds": 3, "data": "lm_data", "private": ["out.*"], "init": None}
+    return RunRecord(tmp_path / "run", settings, result="top1")
 
 
 # -- files -------------------------------------------------------------------------
@@ -217,6 +218,19 @@ def test_a_file_that_cannot_be_written_is_said_in_one_line(record, name, write):
         write(record)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("result", ["auc", "loss", None])
+def test_the_record_tells_how_users_differ_in_the_metric_that_is_the_result(tmp_path, result):
+    record = RunRecord(tmp_path / "run", {}, result=result)
+    record.on_record(evaluated(1, user("ann", loss=(6.0, 2.0), auc=(1.0, 2.0)), user("bob", loss=(1.0, 1.0))))
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    spread = {name: value for name, value in row.items() if "_user_" in name}
+    mean = {"auc": "0.5", "loss": "2.0"}  # of users' own values: 0.5 alone; 3 and 1
+    assert spread.get(f"{result}_user_mean") == mean.get(result)
+    assert len(spread) == (0 if result is None else 4)
+    assert (row["loss"], row["auc"]) == (repr(7 / 3), "0.5")
 
 
 def test_an_npz_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

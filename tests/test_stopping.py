@@ -10,6 +10,7 @@ from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.errors import AlreadyDone, NotFound, RunEnded, RunStopped, TooLarge
 from scheduler.state.checkpoints import Schedule, Segment
+from scheduler.state.rounds import Decision
 from scheduler.state.stopping import STOPPED, Stop
 from simulator.launch.signals import RunSignals, StoppedEarly
 
@@ -33,8 +34,9 @@ class Saves(Heard):
         self.checkpoints.append((snapshot.step, snapshot.date, marks["records"]["size"], len(segments)))
 
 
-def make(schedule=None, grace=60.0, tests=()):
-    run = Run(PLAN, heard=Saves(), schedule=schedule or Schedule(None), grace=grace, tests=tests)
+def make(schedule=None, grace=60.0, tests=(), decide=None):
+    schedule = schedule or Schedule(None)
+    run = Run(PLAN, heard=Saves(), schedule=schedule, grace=grace, tests=tests, decide=decide)
     run.stops = Queue()
     run.make_ready({"w": np.array([1.0, 2.0], np.float32)}, ["mine"], COUNTS, DAY)
     for client in run.clients:
@@ -175,6 +177,29 @@ def test_a_checkpoint_that_is_on_its_way_is_not_begun_twice():
         with pytest.raises(AlreadyDone):
             run.coordinator.note_watch(1)
         assert run.heard.checkpoints == [(1, DAY, 1, 2)]
+    finally:
+        run.close()
+
+
+def test_a_run_that_is_decided_to_be_complete_has_its_parameters_and_a_checkpoint():
+    """After round 1, though a signal has asked for a stop as well; w is 1 + 2 (4 - 2) / 8 and 2 + 2 (0 + 6) / 8."""
+    run = make(grace=30.0, decide=lambda record: Decision("enough", keep=True))
+    try:
+        one, two = run.clients
+        begin(run)
+        first = background(push, one, "a", (4, 0))
+        soon(two.request_stop, "SIGTERM")
+        with pytest.raises(RunStopped, match="stopped by enough after round 1 of the run"):
+            soon(push, two, "bc", (-2, 6))
+        with pytest.raises(RunStopped):
+            first.result(WAIT)
+        assert told(run) == Stop("enough", 0, 1, saves=True)
+        assert run.coordinator.stopped.finishes
+        assert leave(run, 1) == [None, None]
+        soon(run.coordinator.wait_finished)
+        (record,) = run.heard.told(1)
+        assert record.kept["w"].tolist() == run.coordinator.params.final()["w"].tolist() == [1.5, 3.5]
+        assert [step for step, *_ in run.heard.checkpoints] == [1]
     finally:
         run.close()
 

@@ -92,6 +92,9 @@ class TrainerBase(ABC):
     """
 
     takes: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "lr", "max_grad_norm")
+    # The metric that a run is judged by: its figure is said last, and the record tells how users differ in it.
+    # None for no such metric; where tests have none of this name, all that they have are said.
+    result: ClassVar[str | None] = "top1"
     # Outside of a run; as the defaults of `Settings`.
     epochs: int = 1
     batch_size: int = 5

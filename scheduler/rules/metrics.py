@@ -11,9 +11,9 @@ import numpy as np
 Pair = tuple[float, float]
 
 # Columns of a record that are no metrics: of a round, of its users, of where its time went.
-SPREAD = ("top1_user_mean", "top1_user_p10", "top1_user_p50", "top1_user_p90")
+SPREAD = ("mean", "p10", "p50", "p90")
 TIMES = ("seconds", "train", "pull", "push", "wait")
-NO_METRICS = frozenset(["date", "round", "phase", "users", "examples", "uid", *SPREAD, *TIMES])
+_NO_METRICS = frozenset(["date", "round", "phase", "users", "examples", "uid", *TIMES])
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ class UserResult:
     weight: float
     metrics: Mapping[str, Pair] = field(default_factory=dict)
     scalars: Mapping[str, Pair] = field(default_factory=dict)
+
+
+def spread_columns(name: str) -> list[str]:
+    """The columns that tell how a metric differs between users, in the order of `SPREAD`."""
+    return [f"{name}_user_{key}" for key in SPREAD]
+
+
+def is_column(name: str) -> bool:
+    """Whether a record has, or may have, a column of this name that is no metric."""
+    return name in _NO_METRICS or name.endswith(tuple(spread_columns("")))
 
 
 def reduce_metrics(results: Sequence[UserResult]) -> dict[str, Pair]:
@@ -74,6 +84,6 @@ def user_spread(results: Sequence[UserResult], name: str) -> dict[str, float]:
     """How a metric differs between users: "mean", "p10", "p50", "p90" of users' own values."""
     values = np.sort([ratio(r.metrics[name]) for r in results if name in r.metrics and r.metrics[name][1]])
     if not values.size:
-        return dict.fromkeys(("mean", "p10", "p50", "p90"), math.nan)
+        return dict.fromkeys(SPREAD, math.nan)
     low, mid, high = (float(v) for v in np.percentile(values, [10, 50, 90]))
     return {"mean": math.fsum(values.tolist()) / values.size, "p10": low, "p50": mid, "p90": high}

@@ -20,7 +20,7 @@ from scheduler.service.run_lock import RunLock
 from scheduler.state.checkpoints import Offer, Schedule, Segment
 from scheduler.state.plan import Plan
 from scheduler.state.round_state import RoundState
-from scheduler.state.rounds import Rules
+from scheduler.state.rounds import Decision, RoundRecord, Rules
 from scheduler.state.stopping import GRACE_SECONDS, Stop, Stopping, StopRequest
 
 # Of what a failed simulator says; a whole traceback.
@@ -37,6 +37,7 @@ class Coordinator:
         plan: of the run, asked with the days of all simulators.
         schedule: when checkpoints are made; None for never.
         grace: seconds that a run has from when it is asked to stop.
+        decide: asked with the lock held after each round and test: whether the run goes on, and keeps its parameters.
 
     Attributes:
         rules: of the run.
@@ -47,6 +48,7 @@ class Coordinator:
     def __init__(
         self, rules: Rules, ranks: Sequence[int], listener: Listener, plan: Callable[[Sequence[str]], Plan],
         schedule: Schedule | None = None, grace: float = GRACE_SECONDS,
+        decide: Callable[[RoundRecord], Decision] | None = None,
     ) -> None:  # fmt: skip
         self.rules = rules
         self._plan_of, self._listener, self._grace = plan, listener, grace
@@ -61,12 +63,13 @@ class Coordinator:
             ended=lambda: run.failure is not None or self._members.all_left,
             told=run.wake_for_end, room=run.wake, fail=self.fail,
         )  # fmt: skip
-        self.rounds = RoundCalls(self._live, self._notifier, self._stopping, self._members.check_day)
+        self.rounds = RoundCalls(self._live, self._notifier, self._stopping, self._members.check_day, decide)
         self.params = ParamCalls(
             self._live, self._notifier, lambda params: self._tell_at_once(lambda: listener.on_initial(params))
         )
         self._restoring: dict[int, int] = {}
         self._restored = False
+        self._at_close: list[Callable[[], None]] = []
         self._notifier.start()
 
     # -- joining and leaving ---------------------------------------------------
@@ -160,6 +163,23 @@ class Coordinator:
     def check_lanes(self, rank: int, sums: int) -> None:
         """See `Members.check_lanes`."""
         self._members.check_lanes(rank, sums)
+
+    def at_close(self, close: Callable[[], None]) -> None:
+        """Has something closed with this."""
+        self._at_close.append(close)
+
+    def close(self) -> None:
+        """Lets go of threads, timers and memory; the run is over or has failed, and no call is under way."""
+        with self._run:
+            self._stopping.close()
+        self._notifier.join()
+        with self._run:
+            if self._live.state is not None:
+                self._live.state.model.close()
+            # Not when it is collected: a program that has one run after another would keep the memory of many.
+            self._live.state = None
+            for close in self._at_close:
+                close()
 
     # -- what is decided as the run goes -----------------------------------------
 

@@ -85,6 +85,7 @@ class Notifier:
         self._listener, self._schedule, self._simulators = listener, schedule, simulators
         self._ended, self._on_told, self._on_room, self._fail = ended, told, room, fail
         self._more = threading.Condition(lock)
+        self._thread = threading.Thread(target=self._tell, name="records", daemon=True)
         self._untold: deque[RoundRecord | Snapshot | _Parts] = deque()
         self._telling = False
         # The checkpoints that are being made, and how far the record goes for each, by step.
@@ -98,7 +99,11 @@ class Notifier:
 
     def start(self) -> None:
         """Starts the thread."""
-        threading.Thread(target=self._tell, name="records", daemon=True).start()
+        self._thread.start()
+
+    def join(self) -> None:
+        """Returns when the thread has ended, which it does soon after the run."""
+        self._thread.join()
 
     @property
     def saves(self) -> bool:

@@ -71,8 +71,8 @@ class ParamCalls:
 
     def final(self) -> Tensors:
         """The shared parameters as they are."""
-        with self._live.held() as state:
-            return state.model.params or {}
+        with self._run:
+            return {} if self._live.state is None else self._live.state.model.params or {}
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raises Forbidden if one is private."""

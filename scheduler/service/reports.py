@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from protos.errors import BadInput, TooLarge, WrongState
 from protos.stubs import scheduler_server_pb2 as pb
-from scheduler.rules.metrics import NO_METRICS, UserResult
+from scheduler.rules.metrics import UserResult, is_column
 from scheduler.rules.samplers import Round
 from scheduler.service.messages import BATCH, key_to_message
 from scheduler.state.bounds import MAX_USERS, check_date, check_name, check_uid, check_weight
@@ -40,7 +40,7 @@ def result_from_message(message: pb.UserResult) -> UserResult:
     metrics = {}
     for name, pair in message.metrics.items():
         check_name(f"uid {uid!r}: a metric's name", name)
-        if name in NO_METRICS:
+        if is_column(name):
             raise BadInput(f"uid {uid!r}: a metric is called {name!r}, like a column of the record; rename it")
         # A sum may well be NaN: that a user diverged in a test is a result.
         if not (math.isfinite(pair.count) and pair.count >= 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from protos.codec import Tensors
@@ -15,7 +16,7 @@ from scheduler.state.coming_rounds import MAX_AHEAD
 from scheduler.state.plan import Stage
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.round_state import RoundState
-from scheduler.state.rounds import RoundEnd, RoundRecord, Share, Timings
+from scheduler.state.rounds import Decision, RoundEnd, RoundRecord, Share, Timings
 from scheduler.state.stopping import Stopping
 
 
@@ -27,13 +28,16 @@ class RoundCalls:
         notifier: is told of each round.
         stopping: decides at the end of each round whether it was the last.
         check_day: raises if a date is no day of the run.
+        decide: asked with the lock held after each round and test: whether the run goes on, and keeps its parameters.
     """
 
     def __init__(
-        self, live: LiveState, notifier: Notifier, stopping: Stopping, check_day: Callable[[str], None]
-    ) -> None:
+        self, live: LiveState, notifier: Notifier, stopping: Stopping, check_day: Callable[[str], None],
+        decide: Callable[[RoundRecord], Decision] | None = None,
+    ) -> None:  # fmt: skip
         self._live, self._run = live, live.run
         self._notifier, self._stopping, self._check_day = notifier, stopping, check_day
+        self._decide = decide
         # After how many rounds a simulator knows what comes next.
         self._told_after = -1
         # The last test.
@@ -152,19 +156,27 @@ class RoundCalls:
             record = state.report_test(rank, at, results, timings)
             if record is not None:
                 self._tests = {at: record}
-                self._keep(record, None)
+                self._keep(record, state, ends_round=False)
             self._run.wait(lambda: at in self._tests)
             return self._tests[at]
 
-    def _keep(self, record: RoundRecord, state: RoundState | None) -> None:
+    def _keep(self, record: RoundRecord, state: RoundState, *, ends_round: bool = True) -> None:
         """Has the listener told of a round, without the simulators waiting for it to write.
 
         Args:
             record: of the round or evaluation.
-            state: after a round, of which a checkpoint may be due.
+            state: after it.
+            ends_round: whether it was a round, after which a checkpoint may be due.
         """
-        self._notifier.add(record, state)
-        if state is not None:
+        decision = Decision() if self._decide is None else self._decide(record)
+        if decision.keep:
+            kept = {name: value.copy() for name, value in state.model.need_params().items()}
+            record = dataclasses.replace(record, kept=kept)
+        # Before the run may stop: what is decided then is whether all is saved that was begun.
+        self._notifier.add(record, state if ends_round else None)
+        if decision.stop is not None:
+            self._stopping.finish(decision.stop)
+        if ends_round:
             self._stopping.settle()
         self._run.wake()
         # A disk that is slower than the rounds holds them up, and memory does not grow.

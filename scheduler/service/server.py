@@ -66,6 +66,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
     def __init__(self, coordinator: Coordinator) -> None:
         self._do = coordinator
         self._maps: dict[int, dict[MemoryHandle, Sums]] = {}
+        coordinator.at_close(self._maps.clear)
         # Errors become status codes here, so that every method below may simply raise.
         unary, stream = answering(self._crashed), streaming(self._crashed)
         for name in ("Register", "RequestStop", "ReportFailure", "NextStages", "UpdateUserWeights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -41,6 +42,7 @@ class GlobalModel:
         self._slots = Slots()
         # By array: what moves it, and how users count in its mean.
         self._moved_by: dict[str, tuple[ServerRule, Weight]] = {}
+        self._fd: int | None = None
         self._restored: Snapshot | None = None
         # Memory for snapshots that is free: parameters and the optimizer's state.
         self._room: list[tuple[Tensors, Tensors]] = []
@@ -69,7 +71,8 @@ class GlobalModel:
             _check_model(self._restored, params, private)
             params = self._restored.params
         self._moved_by = self._rules_of(params)
-        self._memory = SharedArrays(unnamed_file("flsim-global"), specs(params), create=True)
+        self._fd = unnamed_file("flsim-global")
+        self._memory = SharedArrays(self._fd, specs(params), create=True)
         for name, value in params.items():
             # Without -0.0, which adding nothing would turn into 0.0.
             np.add(value, 0.0, out=self._memory[name])
@@ -100,6 +103,13 @@ class GlobalModel:
     def stamp(self, step: int) -> None:
         """Tells shards of this machine that the parameters are those before round `step`: they begin with it."""
         self._memory.stamp(step)
+
+    def close(self) -> None:
+        """Gives the memory back as soon as nobody else has it mapped; nothing may come after this."""
+        if self._fd is not None:
+            os.close(self._fd)
+            del self._memory
+        self._fd = self.params = None
 
     # -- rounds --------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from protos.codec import Tensors
 from scheduler.rules.algorithm import Algorithm
 from scheduler.rules.filters import Filter
 from scheduler.rules.metrics import UserResult
@@ -104,6 +105,7 @@ class RoundRecord:
         results: of each user, in the cohort's order.
         seconds: wall time of the whole round.
         timings: where it went.
+        kept: a copy of the shared parameters after it, if that was decided.
     """
 
     phase: str
@@ -111,3 +113,17 @@ class RoundRecord:
     results: tuple[UserResult, ...]
     seconds: float
     timings: Timings
+    kept: Tensors | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows from a round or a test.
+
+    Attributes:
+        stop: why the run is complete with it; None to go on.
+        keep: whether a copy of the shared parameters is made.
+    """
+
+    stop: str | None = None
+    keep: bool = False

@@ -11,6 +11,8 @@ from protos.errors import RunStopped
 
 # Of a batch script: not a failure, start again.
 STOPPED = os.EX_TEMPFAIL
+# Of a run that has decided by itself that it is complete.
+FINISHED = os.EX_OK
 # Seconds from the wish to the checkpoint on disk; the round that is under way may take half of them.
 GRACE_SECONDS = 60.0
 
@@ -46,6 +48,11 @@ class Stop:
     step: int
     saves: bool
 
+    @property
+    def finishes(self) -> bool:
+        """Whether the run counts as complete: it has a result, and nobody need go on with it."""
+        return self.status == FINISHED
+
     def __str__(self) -> str:
         after = f"after round {self.step} of the run" if self.step else "before its first round was over"
         return f"stopped by {self.reason} {after}"
@@ -72,6 +79,7 @@ class Stopping:
         self._lock = lock
         self._over, self._decide, self._told, self._fail = over, decide, told, fail
         self._request: StopRequest | None = None
+        self._timers: list[threading.Timer] = []
         self.decided: Stop | None = None
         # Whether the grace time was over before the run was.
         self.late = False
@@ -90,8 +98,23 @@ class Stopping:
             timer = threading.Timer(seconds, self._act, [act])
             timer.daemon = True
             timer.start()
+            self._timers.append(timer)
         if at_once:
             self.settle()
+
+    def finish(self, reason: str) -> None:
+        """Ends the run here and now, as one that is complete: its rounds are those that are done.
+
+        A wish that is not granted yet comes too late.
+        """
+        if self.decided is None and not self._over():
+            self._request = StopRequest(reason, FINISHED)
+            self.settle()
+
+    def close(self) -> None:
+        """The run is over: nobody waits for its grace time."""
+        for timer in self._timers:
+            timer.cancel()
 
     def settle(self) -> None:
         """Stops the run here and now, if that was asked for: a round is over, or must not begin."""

@@ -17,7 +17,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,12 +49,14 @@ class Checkpoint:
         marks: how far the record went.
         meaning: the settings that the run's results depend on.
         segments: files of private parameters; later ones win.
+        callbacks: what the callbacks remembered then, by name.
     """
 
     snapshot: Snapshot
     marks: Marks
     meaning: dict[str, Any]
     segments: tuple[Segment, ...]
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
     @property
     def offer(self) -> Offer:
@@ -87,6 +89,7 @@ class CheckpointFolder:
             "tests": snapshot.tests,
             "marks": checkpoint.marks,
             "meaning": checkpoint.meaning,
+            "callbacks": checkpoint.callbacks,
             "segments": [[s.name, s.size, s.digest.hex()] for s in checkpoint.segments],
         }
         arrays: dict[str, Any] = {f"param/{name}": value for name, value in snapshot.params.items()}
@@ -151,7 +154,8 @@ def _read(path: Path) -> Checkpoint:
             private, tests = tuple(head["private"]), bool(head.get("tests"))
             snapshot = Snapshot(head["step"], head["date"], parts["param"], parts["optimizer"], private, tests)
             segments = tuple(Segment(name, size, bytes.fromhex(digest)) for name, size, digest in head["segments"])
-            return Checkpoint(snapshot, head["marks"], head["meaning"], segments)
+            # Older checkpoints know of no callbacks.
+            return Checkpoint(snapshot, head["marks"], head["meaning"], segments, dict(head.get("callbacks", {})))
         except (KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise BadInput(f"checkpoint {path} cannot be read: {error}") from error
 

@@ -6,7 +6,7 @@ import os
 import select
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Started by a person or a script, at the top of everything a launcher starts on this machine.
@@ -17,15 +17,25 @@ _CANCEL_SECONDS = 20.0
 _END_LATER = 'sleep "$1"; [ "$(cat "/proc/$2/comm")" = "$3" ] && kill -TERM "$2"'
 
 
-def leave_with(parent: int) -> None:
-    """Ends this process when its launcher dies: nobody else would."""
+def leave_with(parent: int, first: Callable[[], None] = lambda: None) -> None:
+    """Ends this process when its launcher dies: nobody else would.
+
+    Args:
+        parent: process id of the launcher.
+        first: called before.
+    """
     if not hasattr(os, "pidfd_open"):
         return
     poll = select.poll()
-    poll.register(os.pidfd_open(parent), select.POLLIN)
+    try:
+        poll.register(os.pidfd_open(parent), select.POLLIN)
+    except ProcessLookupError:
+        first()
+        os._exit(1)
 
     def watch() -> None:
         poll.poll()
+        first()
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher", daemon=True).start()

@@ -36,13 +36,14 @@ class FLSimRoleMaker:
     Args:
         comm: an MPI communicator; None for COMM_WORLD if a launcher started several
             processes, and for a run of one rank if not.
+        alone: whether this process is a run of one rank, whoever launched it.
 
     Raises:
         SystemExit: MPI cannot start, or does not see the other ranks.
     """
 
-    def __init__(self, comm: Any = None) -> None:
-        launch = launch_of(os.environ)
+    def __init__(self, comm: Any = None, *, alone: bool = False) -> None:
+        launch = None if alone else launch_of(os.environ)
         if comm is None and launch is not None and launch.size != 1:
             leave_without_shared_memory(os.environ)
             comm = _start_mpi(launch)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _STOPS = (signal.SIGTERM, signal.SIGUSR1)
 # A launcher that passes on what a scheduler of jobs has sent to all processes sends it a second time.
@@ -34,13 +34,20 @@ class RunSignals:
         os.set_blocking(self._write, False)
         # When the first SIGTERM came.
         self._terminated: float | None = None
+        self._follower: threading.Thread | None = None
+        # What was done with each signal before.
+        self._before: dict[int, Any] = {}
 
-    def listen(self) -> None:
-        """Takes the signals; comes from the main thread.  Until `follow` is called, each ends the run at once."""
-        # SIGINT too: a script's background job starts with it ignored, and a launcher passes it on.
-        signal.signal(signal.SIGINT, _interrupt)
+    def listen(self, *, interrupts: bool = True) -> None:
+        """Takes the signals; comes from the main thread.  Until `follow` is called, each ends the run at once.
+
+        Args:
+            interrupts: SIGINT too: a script's background job starts with it ignored, and a launcher passes it on.
+        """
+        if interrupts:
+            self._take(signal.SIGINT, _interrupt)
         for number in _STOPS:
-            signal.signal(number, self._on_stop if self._saves else _interrupt)
+            self._take(number, self._on_stop if self._saves else _interrupt)
 
     def follow(self, ask: Callable[[str], None]) -> None:
         """From now on, a signal asks for a stop.
@@ -50,17 +57,34 @@ class RunSignals:
         """
 
         def pass_on() -> None:
-            while True:
-                for number in os.read(self._read, 16):
+            while numbers := os.read(self._read, 16):
+                for number in numbers:
                     ask(signal.Signals(number).name)
 
         self._follows = True
-        threading.Thread(target=pass_on, name="signals", daemon=True).start()
+        self._follower = threading.Thread(target=pass_on, name="signals", daemon=True)
+        self._follower.start()
 
     def ignore(self) -> None:
-        """The process is ending already: nothing must stop its cleaning."""
+        """The process, or the run, is ending already: nothing must stop its cleaning."""
         for number in (signal.SIGINT, *_STOPS):
-            signal.signal(number, signal.SIG_IGN)
+            self._take(number, signal.SIG_IGN)
+
+    def restore(self) -> None:
+        """Gives the signals back to whom they belonged before."""
+        for number, handler in self._before.items():
+            # None: what was not set from Python cannot be set back from there.
+            if handler is not None:
+                signal.signal(number, handler)
+        self._before = {}
+        os.close(self._write)
+        if self._follower is not None:
+            self._follower.join()
+        os.close(self._read)
+
+    def _take(self, number: int, handler: Any) -> None:
+        before = signal.signal(number, handler)
+        self._before.setdefault(number, before)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         # In the main thread, wherever that is: no lock may be taken here.

@@ -15,7 +15,7 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 _LONGEST, _KEPT = 200, 150
 
 
-def save_private(store: UserStore, output: Path) -> None:
+def save_private(store: UserStore, output: Path, before: int | None = None) -> None:
     """Writes each trained uid's private parameters; they go from their owner to its own disk.
 
     Each file says whose it is in its archive's comment.
@@ -23,6 +23,7 @@ def save_private(store: UserStore, output: Path) -> None:
     Args:
         store: of this simulator.
         output: folder of the record; they go to its `params/private`.
+        before: as they were before this round of the run; None for the newest.
 
     Raises:
         FLError: they cannot be written.
@@ -32,7 +33,7 @@ def save_private(store: UserStore, output: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FLError(f"{folder} cannot be written: {error.strerror}") from error
-    for uid, _, payload in store.all_private():
+    for uid, _, payload in store.all_private() if before is None else store.private_between(0, before):
         write_npz(folder / f"{file_name(uid)}.npz", unpack(payload), comment=uid)
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from protos.codec import Tensors
 from protos.errors import FLError
-from scheduler.rules.metrics import SPREAD, TIMES, mean_metrics, ratio, user_spread
+from scheduler.rules.metrics import TIMES, mean_metrics, ratio, spread_columns, user_spread
 from scheduler.service.messages import Layout
 from scheduler.state.checkpoints import Marks
 from scheduler.state.global_model import OF
@@ -24,7 +24,7 @@ from simulator.output.record_files import Cohorts, Table
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("paddlepaddle", "grpcio", "protobuf", "mpi4py", "numpy", "lmdb")
-_FIRST = ["date", "round", "phase", "users", "examples", "loss", "top1"]
+_FIRST = ["date", "round", "phase", "users", "examples", "loss"]
 _PARTS = ("config.yaml", "metrics.csv", "per_user.csv", "cohorts.json", "params", "checkpoints")
 
 
@@ -36,6 +36,7 @@ class RunRecord:
             moved into its folder `previous-N`.
         settings: all of them, as plain values.
         pieces: what the page has set, in words.
+        result: name of the metric that is the result, of which the record tells how users differ; None for none.
         resumed: whether what is there goes on, see `cut`.
 
     Raises:
@@ -48,10 +49,15 @@ class RunRecord:
         settings: Mapping[str, Any],
         *,
         pieces: Mapping[str, Mapping[str, str]] | None = None,
+        result: str | None = None,
         resumed: bool = False,
     ) -> None:
         self.folder = folder
         self._settings, self._pieces = dict(settings), dict(pieces or {})
+        self._result = result
+        # Columns that metrics.csv begins with, and that it ends with.
+        self._first = list(dict.fromkeys([*_FIRST, *([] if result is None else [result])]))
+        self._last = [*([] if result is None else spread_columns(result)), *TIMES]
         self._metrics = Table(folder / "metrics.csv")
         self._per_user = Table(folder / "per_user.csv")
         self._cohorts = Cohorts(folder / "cohorts.json")
@@ -97,12 +103,13 @@ class RunRecord:
         if record.phase == TRAIN:
             self._cohorts.add([r.uid for r in record.results])
         else:
-            spread = user_spread(record.results, "top1")
-            row |= {f"top1_user_{key}": _number(value) for key, value in spread.items()}
+            if self._result is not None:
+                spread = user_spread(record.results, self._result)
+                row |= dict(zip(spread_columns(self._result), map(_number, spread.values()), strict=True))
             self._add_users(record)
         times = {"seconds": record.seconds, **{name: getattr(record.timings, name) for name in TIMES[1:]}}
         row |= {name: f"{seconds:.6f}" for name, seconds in times.items()}
-        self._metrics.add(_FIRST, set(values) - set(_FIRST), [*SPREAD, *TIMES], [row])
+        self._metrics.add(self._first, set(values) - set(self._first), self._last, [row])
 
     # -- checkpoints -----------------------------------------------------------------
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
-import grpc
-
 from protos.codec import Tensors
-from protos.errors import FLError
 from scheduler.rules.metrics import TIMES, mean_metrics, user_spread
 from scheduler.rules.samplers import NoTestSampler
 from scheduler.service.coordinator import Coordinator
@@ -19,12 +19,15 @@ from scheduler.state.checkpoints import Marks, Offer, Schedule, Segment, Snapsho
 from scheduler.state.plan import Plan, plan_days
 from scheduler.state.rounds import TEST, TRAIN, RoundRecord, Rules
 from scheduler.state.stopping import Stop, StopRequest
+from simulator.callbacks.callback import Callback, RunInfo
+from simulator.callbacks.chain import CallbackChain
 from simulator.checkpoints.files import FOLDER, Checkpoint, CheckpointFolder
 from simulator.checkpoints.meaning import pieces_of, with_files
 from simulator.checkpoints.resume import open_record
 from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.output.progress import RunProgress
 from simulator.output.record import RunRecord
+from simulator.output.result import RunResult, read_result
 from simulator.settings import Settings
 from simulator.users.scratch import ScratchFolder
 
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # For the processes of a run that has stopped to end.
 _GONE_SECONDS = 10.0
+# For the calls of simulators to end with the server.
+_END_SECONDS = 1.0
 
 
 class SchedulerService:
@@ -42,43 +47,66 @@ class SchedulerService:
         settings: of the run.
         rules: of its rounds.
         meaning: the settings that the run's results depend on.
+        result: name of the metric that is the result; None if the trainer names none.
+        callbacks: of the page.
 
     Raises:
         FLError: the folder of the record cannot be used, or there is nothing there to go on from.
     """
 
-    def __init__(self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any]) -> None:
-        self._settings, self._rules = settings, rules
+    def __init__(
+        self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any], *,
+        result: str | None = None, callbacks: Sequence[Callback] = (),
+    ) -> None:  # fmt: skip
+        self._settings, self._rules, self._result = settings, rules, result
         self._meaning = with_files(meaning, settings)
-        # From here on nobody else touches the folder.
-        self._folder, self._found = open_record(settings, self._meaning)
-        output = self._folder.path
+        self._callbacks = CallbackChain(callbacks, saves=settings.checkpoint_every != 0)
+        with ExitStack() as undo:
+            # From here on nobody else touches the folder.
+            self._folder, self._found = open_record(settings, self._meaning)
+            undo.callback(self._folder.release)
+            undo.callback(self._callbacks.close)
+            self._open_record()
+            self._start(role, undo)
+            undo.pop_all()
+
+    def _open_record(self) -> None:
+        """Takes up the record, or begins it, and tells the callbacks."""
+        settings, output = self._settings, self._folder.path
         shown = settings.model_dump(mode="json", exclude={"config", "resume"})
         self.checkpoints = CheckpointFolder(output / FOLDER)
         self.record = RunRecord(
-            output, {**shown, "output": str(output)}, pieces=pieces_of(meaning), resumed=self.resumed
-        )
+            output, {**shown, "output": str(output)}, pieces=pieces_of(self._meaning), result=self._result,
+            resumed=self.resumed,
+        )  # fmt: skip
         if self.resumed:
             self.record.check(next(iter(self._found.values())).marks)
         self.progress = RunProgress(settings.progress)
         self._last_test: RoundRecord | None = None
+        self._read: RunResult | None = None
         # The last checkpoint that is whole.
         self._safe: int | None = max(self._found, default=None)
         self._seconds = dict.fromkeys(TIMES, 0.0)
         self._rounds = 0
-        schedule = Schedule(settings.checkpoint_every)
-        self.coordinator = Coordinator(rules, role.simulator_ranks, self, self._plan_of, schedule, settings.grace)
-        self._server: grpc.Server
+        # Of the server, once it was told to.
+        self._ended: threading.Event | None = None
+        self._callbacks.begin(RunInfo(output, self._result, self.resumed))
+
+    def _start(self, role: FLSimRoleMaker, undo: ExitStack) -> None:
+        """Starts the scheduler and its server."""
         # Of the socket, until all are connected.
         self._sockets = ScratchFolder()
-        where, simulators = role.where_to_listen(self._sockets.path), len(role.simulator_ranks)
-        try:
-            self._server, self.address = start_scheduler_server(
-                self.coordinator, where, simulators, role.gate, role.keys.credentials
-            )
-        except FLError:
-            self._sockets.remove()
-            raise
+        undo.callback(self._sockets.remove)
+        settings, ranks = self._settings, role.simulator_ranks
+        self.coordinator = Coordinator(
+            self._rules, ranks, self, self._plan_of, Schedule(settings.checkpoint_every), settings.grace,
+            self._callbacks.decide if self._callbacks else None,
+        )  # fmt: skip
+        undo.callback(self.coordinator.close)
+        undo.callback(self.coordinator.fail, "the run has not begun")
+        self._server, self.address = start_scheduler_server(
+            self.coordinator, role.where_to_listen(self._sockets.path), len(ranks), role.gate, role.keys.credentials
+        )
 
     @property
     def resumed(self) -> bool:
@@ -109,8 +137,10 @@ class SchedulerService:
             for part in TIMES[1:]:
                 self._seconds[part] += getattr(record.timings, part)
         elif record.phase == TEST:
-            self._last_test = record
-            logger.info("%s", _describe_test(record))
+            self._last_test = replace(record, kept=None)
+            logger.info("%s", _describe_test(record, self._result))
+        if self._callbacks:
+            self._callbacks.on_record(replace(record, kept=None), record.kept)
 
     def _plan_of(self, days: Sequence[str]) -> Plan:
         """What the run does, when all days are known."""
@@ -130,7 +160,8 @@ class SchedulerService:
 
     def on_checkpoint(self, snapshot: Snapshot, marks: Marks, segments: Sequence[Segment]) -> None:
         """All parts of a checkpoint are there."""
-        self.checkpoints.write(Checkpoint(snapshot, marks, self._meaning, tuple(segments)))
+        callbacks = self._callbacks.state_after(snapshot.step)
+        self.checkpoints.write(Checkpoint(snapshot, marks, self._meaning, tuple(segments), callbacks))
         self._safe = snapshot.step
         logger.debug("checkpoint after %d rounds", snapshot.step)
 
@@ -144,6 +175,7 @@ class SchedulerService:
         self.record.cut(checkpoint.marks, step)
         self.checkpoints.forget_after(step)
         self.progress.skip(step)
+        self._callbacks.restore(checkpoint.callbacks)
         self._safe = step
         logger.info("resumed after round %d of the run, date %s", step, checkpoint.snapshot.date)
         return checkpoint.snapshot
@@ -177,24 +209,41 @@ class SchedulerService:
         """Waits for the end of the run; returns how it has stopped if that was before its last round."""
         self.coordinator.wait_finished()
         stop = self.coordinator.stopped
-        if stop is not None:
+        if stop is not None and not stop.finishes:
             # The last to leave: a launcher ends what is left when a process leaves with a status.
             self.coordinator.wait_gone(_GONE_SECONDS)
-        self._server.stop(1.0)
-        self._sockets.remove()
-        self.progress.end()
-        if stop is not None:
-            self._folder.release()
+        self._end_server(1.0)
         return stop
 
-    def results(self) -> list[str]:
-        """Writes the final parameters of a finished run; returns what is to be said of it, its results last."""
+    def complete(self, stop: Stop | None) -> list[str]:
+        """Writes the final parameters of a complete run; returns what is to be said of it, its results last."""
         self.record.save_params("final", self.coordinator.params.final())
-        self._folder.release()
-        return self._summary()
+        if self._callbacks:
+            self._callbacks.on_end(self.result(stop))
+        return ([] if stop is None else [str(stop)]) + self._summary()
+
+    def result(self, stop: Stop | None) -> RunResult:
+        """What has come of a complete run."""
+        if self._read is None:
+            self._read = read_result(self.record.folder, self._result, None if stop is None else stop.reason)
+        return self._read
+
+    def close(self) -> None:
+        """Gives back all that is held: the last thing that is done, whatever has become of the run."""
+        with ExitStack() as closing:
+            closing.callback(self._folder.release)
+            closing.callback(self._callbacks.close)
+            closing.callback(self.coordinator.close)
+            if self._ended is not None:
+                self._ended.wait(_END_SECONDS)
+
+    def _end_server(self, grace: float) -> None:
+        self._ended = self._server.stop(grace)
+        self._sockets.remove()
+        self.progress.end()
 
     def _summary(self) -> list[str]:
-        """Where the time went, where the record is, and the last test: its top1, or all it has where there is none."""
+        """Where the time went, where the record is, and the last test: its result, or all it has without one."""
         lines = []
         if self._rounds:
             whole = self._seconds["seconds"]
@@ -203,8 +252,8 @@ class SchedulerService:
         lines.append(f"record in {self.record.folder}")
         if self._last_test is not None:
             metrics = mean_metrics(self._last_test.results)
-            if "top1" in metrics:
-                lines.append(f"infer results: {metrics['top1']:.6f}")
+            if self._result is not None and self._result in metrics:
+                lines.append(f"infer results: {metrics[self._result]:.6f}")
             else:
                 lines.append("infer results: " + ", ".join(f"{name} {value:.6f}" for name, value in metrics.items()))
         return lines
@@ -212,15 +261,15 @@ class SchedulerService:
     def abandon(self, message: str) -> None:
         """Ends the run for all simulators and closes the server."""
         self.coordinator.fail(message)
-        self._sockets.remove()
-        self._server.stop(0.2).wait(1.0)
+        self._end_server(0.2)
+        self.close()
 
 
-def _describe_test(record: RoundRecord) -> str:
+def _describe_test(record: RoundRecord, result: str | None) -> str:
     metrics = mean_metrics(record.results)
     values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     text = f"test on {record.at.date} after {record.at.round} rounds: {len(record.results)} users, {values}"
-    if "top1" in metrics:
-        spread = user_spread(record.results, "top1")
-        text += "; top1 of users: " + ", ".join(f"{name} {value:.4f}" for name, value in spread.items())
+    if result is not None and result in metrics:
+        spread = user_spread(record.results, result)
+        text += f"; {result} of users: " + ", ".join(f"{name} {value:.4f}" for name, value in spread.items())
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ MAX_DEATHS = 3
 MAX_AHEAD_BYTES = 32 << 10
 
 
-class ShardCrash(Exception):
+class ShardCrash(FLError):
     """An exception in user code within a shard; the message is its traceback."""
 
 
@@ -65,12 +66,21 @@ class ShardCrew:
         self._start, self._queue = start, queue
         # Written to by another thread to end a wait.
         self._wake_read, self._wake_write = os.pipe()
+        # Of the pipe's end and of who writes to it: a number that is closed may soon be another file's.
+        self._waking = threading.Lock()
+        self._closed = False
         self._interrupt: FLError | None = None
         self._lasting: list[Any] = []
         # Shards that know their next job.
         self._told: set[int] = set()
         self._oom_kills = OomKills()
-        self._shards = [start(index) for index in range(count)]
+        self._shards: list[ShardProcess] = []
+        try:
+            for index in range(count):
+                self._shards.append(start(index))
+        except BaseException:
+            self.kill()
+            raise
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -134,8 +144,10 @@ class ShardCrew:
 
     def interrupt(self, error: FLError) -> None:
         """Ends the wait for shards with an error; called from another thread."""
-        self._interrupt = error
-        os.write(self._wake_write, b"x")
+        with self._waking:
+            if not self._closed:
+                self._interrupt = error
+                os.write(self._wake_write, b"x")
 
     def close(self, timeout: float) -> None:
         """Has all shards leave; kills those that do not within `timeout` seconds."""
@@ -158,6 +170,11 @@ class ShardCrew:
         for shard in self._shards:
             shard.release()
         self._shards = []
+        with self._waking:
+            if not self._closed:
+                self._closed = True
+                os.close(self._wake_read)
+                os.close(self._wake_write)
 
     def _send_go(self, index: int, call: _Call) -> None:
         """Has a shard begin with the job it was told ahead, if it has not."""

@@ -25,6 +25,10 @@ _FIXED = {
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",
 }
+# By these, an MPI library takes a process for a rank; what a user has set for MPI begins otherwise.
+_OF_A_RANK = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_", "HYDI_", "MPI_LOCAL")
+# By these, a launcher finds the hosts of a job.
+_ALLOCATIONS = ("SLURM_", "PBS_", "LSB_", "PE_HOSTFILE")
 _LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI", "HYDRA", "HYDI_", "SLURM_PROCID", "SLURM_STEP")
 
 
@@ -42,7 +46,7 @@ def shard_environment(environ: Mapping[str, str], *, tune: bool, cpu: str | None
     # A shard is no MPI rank and must not be taken for one.
     shard = {name: value for name, value in environ.items() if not name.startswith(_LAUNCHERS)}
     shard.update(_FIXED)
-    shard["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)  # noqa: PTH109
+    shard["PYTHONPATH"] = import_path()
     # Paddle asks for a GPU it does not need here.
     shard.setdefault("CUDA_VISIBLE_DEVICES", "")
     if tune:
@@ -52,6 +56,25 @@ def shard_environment(environ: Mapping[str, str], *, tune: bool, cpu: str | None
         if (cpu or cpu_vendor()) == "AuthenticAMD":
             shard.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     return shard
+
+
+def launchable_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an `mpirun` on this machine, whoever has launched this process.
+
+    Args:
+        environ: of this process.
+    """
+    kept = {name: value for name, value in environ.items() if not name.startswith((*_OF_A_RANK, *_ALLOCATIONS))}
+    kept["PYTHONPATH"] = import_path()
+    # Open MPI's own are beside MPICH's, which does not know them: a shard has a core, whoever the launcher gives it to.
+    kept.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")
+    kept.setdefault("OMPI_MCA_hwloc_base_binding_policy", "none")
+    return kept
+
+
+def import_path() -> str:
+    """Where this process finds what it imports, as PYTHONPATH."""
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)  # noqa: PTH109
 
 
 def cpu_vendor() -> str:

@@ -35,7 +35,7 @@ class ShardPool:
         self._params_fd = unnamed_file("flsim-params")
         self._queue_fd = unnamed_file("flsim-queue")
         self._sums_fds = [unnamed_file("flsim-sums") for _ in range(count)]
-        # Closed only when this process ends: a shard that reads its end of it leaves.
+        # Closed when the shards have ended, or this process has: a shard that reads its end of it leaves.
         self._lifeline, self._hold = os.pipe()
         self._settings = settings
         self._tune = tune
@@ -47,7 +47,13 @@ class ShardPool:
         self.queue = WorkQueue(self._queue_fd)
         # The round that shards know of already; the queue is filled for it.
         self._ahead: jobs.TrainShare | None = None
-        self._crew = ShardCrew(self._start, count, self.queue)
+        self._open = True
+        try:
+            self._crew = ShardCrew(self._start, count, self.queue)
+        except BaseException:
+            # Those that were started see the end of the pipe, and leave.
+            self._release()
+            raise
 
     def __len__(self) -> int:
         return len(self._crew)
@@ -168,12 +174,22 @@ class ShardPool:
     def close(self, timeout: float = 5.0) -> None:
         """Has all shards leave; kills those that do not within `timeout` seconds."""
         self._crew.close(timeout)
+        self._release()
 
     def kill(self) -> None:
         """Ends all shards at once."""
         self._crew.kill()
+        self._release()
 
     # -- inside ------------------------------------------------------------------
+
+    def _release(self) -> None:
+        """Gives back the memory that was shared with the shards, which have ended, and what told them to."""
+        if self._open:
+            self._open = False
+            self._params, self._sums = None, []
+            for fd in (self._params_fd, self._queue_fd, *self._sums_fds, self._lifeline, self._hold):
+                os.close(fd)
 
     def _for_all(self, job: Any) -> dict[int, Any]:
         return dict.fromkeys(range(len(self)), job)

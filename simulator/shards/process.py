@@ -5,21 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 from protos.errors import FLError
-from simulator.launch.main_script import SHARD_MODULE, main_module
+from simulator.launch.main_script import SHARD_MODULE, main_module, module_command
 from simulator.launch.signals import hold_back, let_through
 from simulator.shards import jobs
 
-# As `python -m`, but without the working folder on the path: if that is a checkout, it may be another than the run's.
-_BEGIN = (
-    "import runpy, sys; sys.path[:] = filter(None, sys.path); "
-    f"runpy.run_module({SHARD_MODULE!r}, run_name='__main__', alter_sys=True)"
-)
 # From a closed pipe to the end of the process.
 _GRACE_SECONDS = 5.0
 
@@ -44,7 +38,7 @@ class ShardProcess:
             before = hold_back()
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _BEGIN, str(theirs.fileno()), str(lifeline)],
+                    [*module_command(SHARD_MODULE), str(theirs.fileno()), str(lifeline)],
                     env=environment,
                     pass_fds=(told.params_fd, told.sums_fd, told.queue_fd, theirs.fileno(), lifeline),
                     stdin=subprocess.DEVNULL,

@@ -1,10 +1,19 @@
-"""Whether a reader or a trainer can be sent to the shards, and what in it cannot."""
+"""How a reader or a trainer is sent to the shards, whether it can be, and what in it cannot.
+
+If the main script is a file, the other processes import it, and classes are sent by name, as with multiprocessing.
+What was typed in, as in a notebook, is nowhere to be imported from: its classes are sent as they are now.  All of
+it goes from a process to its own children on this machine.
+"""
 
 from __future__ import annotations
 
+import pickle
 import types
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
+
+import cloudpickle
 
 from protos.errors import BadInput
 from simulator.launch.main_script import has_file
@@ -13,23 +22,45 @@ _LEVELS = 20
 _TOP = "at the top of a file"
 
 
+class ByValue:
+    """A piece with the classes that it needs; whoever takes it from the pipe gets the piece.
+
+    Args:
+        piece: a reader or a trainer.
+    """
+
+    def __init__(self, piece: Any) -> None:
+        self._content = cloudpickle.dumps(piece)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return pickle.loads, (self._content,)
+
+
+def sendable(piece: Any) -> Any:
+    """A piece as it is given to the shards."""
+    return piece if has_file() else ByValue(piece)
+
+
+def dumps(value: Any) -> bytes:
+    """A value as bytes for another process of this machine, see above."""
+    return bytes(ForkingPickler.dumps(value)) if has_file() else cloudpickle.dumps(value)
+
+
 def check_sendable(what: str, piece: Any) -> None:
     """Refuses a piece of the page that the shards could not be given.
 
     Args:
-        what: "reader" or "trainer".
+        what: "reader", "trainer" or another piece.
         piece: it.
 
     Raises:
         BadInput: names the class and the attribute, and what to do.
     """
-    kind = type(piece)
-    if kind.__module__ == "__main__" and not has_file():
-        raise BadInput(f"{what} {kind.__qualname__}: its class was typed in; put it in a file, where shards find it")
     error = _refusal(piece)
     if error is None:
         return
     path, culprit = _culprit(piece)
+    kind = type(piece)
     owner = f"{what} {kind.__qualname__}"
     named = f"{owner}: its attribute {path.removeprefix('.')} ({_kind_of(culprit)})" if path else owner
     raise BadInput(f"{named} cannot be sent to the shards: {_reason(culprit, error)}")
@@ -37,7 +68,7 @@ def check_sendable(what: str, piece: Any) -> None:
 
 def _refusal(value: Any) -> Exception | None:
     try:
-        ForkingPickler.dumps(value)
+        dumps(value)
     except Exception as error:  # noqa: BLE001 - a class may do anything here; whatever it is, it cannot be sent
         return error
     return None

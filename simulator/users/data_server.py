@@ -72,6 +72,11 @@ class PrivateSchema:
         self._start = tensors
 
     @property
+    def known(self) -> bool:
+        """Whether the model is known and has private parameters."""
+        return bool(self._specs)
+
+    @property
     def start(self) -> Tensors:
         """What private parameters begin with, in place of the model's own values."""
         return self._start or {}
