@@ -197,6 +197,19 @@ def test_a_run_that_is_stopped_after_a_round_is_the_run_of_so_many_rounds(data, 
 
 
 @SLOW
+@pytest.mark.parametrize("every", [0, 1, 2])
+def test_a_checkpoint_that_is_due_at_the_stop_is_made_and_leads_to_the_same_end(data, tmp_path, two_rounds, every):
+    """Private parameters are written by the simulator, in a thread of its own."""
+    settings = {"private": ("out.bias",), "checkpoint_every": every}
+    play(data, tmp_path / "run", StopAt(2), **settings)
+    assert_same_record(tmp_path / "run", two_rounds)
+    assert bool(list((tmp_path / "run").glob("checkpoints/*00002.ckpt"))) == bool(every)
+    if every:
+        assert play(data, None, StopAt(2), resume=tmp_path / "run", **settings).stopped == "enough"
+        assert_same_record(tmp_path / "run", two_rounds)
+
+
+@SLOW
 def test_a_page_whose_callback_stops_it_is_complete(data, tmp_path, two_rounds):
     page = tmp_path / "page.py"
     page.write_text(PAGE)

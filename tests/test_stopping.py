@@ -180,7 +180,7 @@ def test_a_checkpoint_that_is_on_its_way_is_not_begun_twice():
         run.close()
 
 
-def test_a_run_that_is_decided_to_be_complete_has_its_parameters_and_no_checkpoint():
+def test_a_run_that_is_decided_to_be_complete_has_its_parameters():
     """After round 1, though a signal has asked for a stop as well; w is 1 + 2 (4 - 2) / 8 and 2 + 2 (0 + 6) / 8."""
     run = make(grace=30.0, decide=lambda record: Decision("enough", keep=True))
     try:
@@ -192,13 +192,13 @@ def test_a_run_that_is_decided_to_be_complete_has_its_parameters_and_no_checkpoi
             soon(push, two, "bc", (-2, 6))
         with pytest.raises(RunStopped):
             first.result(WAIT)
-        assert told(run) == Stop("enough", 0, 1, saves=False)
+        assert told(run) == Stop("enough", 0, 1, saves=True)
         assert run.coordinator.stopped.finishes
-        assert run.both(lambda client, _: client.exit()) == [None, None]
+        assert leave(run, 1) == [None, None]
         soon(run.coordinator.wait_finished)
         (record,) = run.heard.told(1)
         assert record.kept["w"].tolist() == run.coordinator.final_params()["w"].tolist() == [1.5, 3.5]
-        assert run.heard.checkpoints == []
+        assert run.heard.checkpoints == [(1, DAY, 1, 2)]
     finally:
         run.close()
 

@@ -37,7 +37,7 @@ from scheduler.state.checkpoints import Offer, Schedule, Segment
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.round_state import MAX_AHEAD, RoundState
 from scheduler.state.rounds import Decision, RoundRecord, Rules, RunEnd, Share, Timings
-from scheduler.state.stopping import FINISHED, GRACE_SECONDS, Stop, Stopping, StopRequest
+from scheduler.state.stopping import GRACE_SECONDS, Stop, Stopping, StopRequest
 
 # Rounds ahead of the one that is due that a simulator of ours may wait for.
 HORIZON = 4 * MAX_AHEAD
@@ -285,12 +285,10 @@ class Coordinator:
         with self._changed:
             self._over.wait_for(lambda: self._gone >= set(self._ranks), seconds)
 
-    def _state_to_leave(self, request: StopRequest) -> tuple[int, bool]:
+    def _state_to_leave(self) -> tuple[int, bool]:
         """Rounds that are done, and whether a checkpoint of the state after them is on its way."""
         state = self._state
-        if state is None:
-            return 0, False
-        return state.step, request.status != FINISHED and self._notifier.save_now(state)
+        return (0, False) if state is None else (state.step, self._notifier.save_now(state))
 
     # -- users and parameters --------------------------------------------------
 
@@ -510,13 +508,12 @@ class Coordinator:
             record: of the round or evaluation.
             state: after a round, of which a checkpoint may be due.
         """
-        if self._decide is not None:
-            decision = self._decide(record)
-            if decision.keep:
-                record = replace(record, kept={name: v.copy() for name, v in self.final_params().items()})
-            if decision.stop is not None:
-                self._stopping.finish(decision.stop)
+        decision = Decision() if self._decide is None else self._decide(record)
+        if decision.keep:
+            record = replace(record, kept={name: value.copy() for name, value in self.final_params().items()})
         self._notifier.add(record, state)
+        if decision.stop is not None:
+            self._stopping.finish(decision.stop)
         if state is not None:
             self._stopping.settle()
         self._wake()

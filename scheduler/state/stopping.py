@@ -66,14 +66,14 @@ class Stopping:
     Args:
         lock: of the run's state.
         over: whether the run has ended or failed meanwhile.
-        decide: called with the wish, and the lock held, when it stops: how many rounds are done, and whether a
-            checkpoint of the state after them is on its way.
+        decide: called with the lock held when it stops: how many rounds are done, and whether a checkpoint of the
+            state after them is on its way.
         told: called with the lock held after that: all waiting ends.
         fail: called with the lock held when the grace time is over and the run is not.
     """
 
     def __init__(
-        self, lock: threading.RLock, *, over: Callable[[], bool], decide: Callable[[StopRequest], tuple[int, bool]],
+        self, lock: threading.RLock, *, over: Callable[[], bool], decide: Callable[[], tuple[int, bool]],
         told: Callable[[], None], fail: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._lock = lock
@@ -119,7 +119,7 @@ class Stopping:
     def settle(self) -> None:
         """Stops the run here and now, if that was asked for: a round is over, or must not begin."""
         if self._request is not None and self.decided is None:
-            step, saves = self._decide(self._request)
+            step, saves = self._decide()
             self.decided = Stop(self._request.reason, self._request.status, step, saves)
             self._told()
 
