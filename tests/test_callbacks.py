@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import assert_same_record, params, run, same
+from running import assert_same_record, metrics, params, run, same
 from test_round_state import NO_TIME, at
 from tiny_task import TinyReader, TinyTrainer, make_data
 
@@ -14,7 +14,17 @@ from protos.errors import BadInput
 from scheduler.rules.metrics import UserResult
 from scheduler.state.rounds import RoundRecord
 from simulator import Settings
-from simulator.callbacks import CONTINUE, KEEP, BestParameters, Callback, EarlyStopping, RunInfo, TensorBoard, stop
+from simulator.callbacks import (
+    CONTINUE,
+    KEEP,
+    TEST_NOW,
+    BestParameters,
+    Callback,
+    EarlyStopping,
+    RunInfo,
+    TensorBoard,
+    stop,
+)
 from simulator.callbacks.chain import CallbackChain
 
 SLOW = pytest.mark.slow
@@ -197,6 +207,19 @@ def test_a_run_that_is_stopped_after_a_round_is_the_run_of_so_many_rounds(data, 
 
 
 @SLOW
+@pytest.mark.parametrize("every", [0, 1, 2])
+def test_a_checkpoint_that_is_due_at_the_stop_is_made_and_leads_to_the_same_end(data, tmp_path, two_rounds, every):
+    """Private parameters are written by the simulator, in a thread of its own."""
+    settings = {"private": ("out.bias",), "checkpoint_every": every}
+    play(data, tmp_path / "run", StopAt(2), **settings)
+    assert_same_record(tmp_path / "run", two_rounds)
+    assert bool(list((tmp_path / "run").glob("checkpoints/*00002.ckpt"))) == bool(every)
+    if every:
+        assert play(data, None, StopAt(2), resume=tmp_path / "run", **settings).stopped == "enough"
+        assert_same_record(tmp_path / "run", two_rounds)
+
+
+@SLOW
 def test_a_page_whose_callback_stops_it_is_complete(data, tmp_path, two_rounds):
     page = tmp_path / "page.py"
     page.write_text(PAGE)
@@ -318,3 +341,32 @@ def test_tensorboard_without_tensorboardx_is_refused_in_one_line(data, tmp_path,
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(BadInput, match=r'^TensorBoard needs tensorboardX: pip install "fl-mobile-simulator\['):
         play(data, tmp_path / "run", TensorBoard())
+
+
+class AskAfter(Callback):
+    """Asks for a test after a round."""
+
+    asks_tests = True
+
+    def __init__(self, rounds):
+        self.rounds = rounds
+
+    def decide(self, record):
+        return TEST_NOW if record.phase == "train" and record.at.step + 1 == self.rounds else CONTINUE
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=SLOW)])
+def test_a_test_that_is_asked_for_is_the_one_that_a_setting_would_have_made(data, tmp_path, ranks):
+    asked = play(data, tmp_path / "asked", AskAfter(2), rounds=3, eval_every=0, ranks=ranks)
+    planned = play(data, tmp_path / "planned", rounds=3, eval_every=2)
+    assert asked.metrics["phase"] == ["train", "train", "test", "train", "test"]
+    assert metrics(asked.folder) == metrics(planned.folder)
+    assert same(asked.params, planned.params)
+
+
+def test_a_callback_that_does_not_say_that_it_asks_for_tests_is_refused():
+    ask = AskAfter(1)
+    ask.asks_tests = False
+    chain = CallbackChain([ask], saves=False)
+    with pytest.raises(BadInput, match="AskAfter asks for a test: it must say so with asks_tests = True"):
+        chain.decide(a_round(0))

@@ -199,7 +199,7 @@ def test_a_run_that_is_decided_to_be_complete_has_its_parameters_and_a_checkpoin
         soon(run.coordinator.wait_finished)
         (record,) = run.heard.told(1)
         assert record.kept["w"].tolist() == run.coordinator.params.final()["w"].tolist() == [1.5, 3.5]
-        assert [step for step, *_ in run.heard.checkpoints] == [1]
+        assert run.heard.checkpoints == [(1, DAY, 1, 2)]
     finally:
         run.close()
 

@@ -174,6 +174,8 @@ class RoundCalls:
             record = dataclasses.replace(record, kept=kept)
         # Before the run may stop: what is decided then is whether all is saved that was begun.
         self._notifier.add(record, state if ends_round else None)
+        if decision.test and decision.stop is None and ends_round and state.plan.has_test(state.step):
+            self.ask_test()
         if decision.stop is not None:
             self._stopping.finish(decision.stop)
         if ends_round:

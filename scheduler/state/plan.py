@@ -254,6 +254,10 @@ class Plan:
                 break
         return tuple(dates)
 
+    def has_test(self, step: int) -> bool:
+        """Whether a test can be asked for after `step` rounds: the day has one at its end."""
+        return self.days[self._day_before(step)].test_date is not None
+
     # -- another plan ----------------------------------------------------------
 
     def check_resumed(self, step: int, date: str) -> None:
@@ -286,7 +290,7 @@ class Plan:
         """
         if not self.flexible:
             raise WrongState("a test was asked for in a run whose plan is fixed")
-        day = self.days[self._day_before(step)]
-        if day.test_date is None:
-            raise WrongState(f"a test was asked for after {step} rounds, but date {day.date} has none after it")
+        if not self.has_test(step):
+            date = self.days[self._day_before(step)].date
+            raise WrongState(f"a test was asked for after {step} rounds, but date {date} has none after it")
         return replace(self, asked=self.asked | {step})

@@ -123,7 +123,9 @@ class Decision:
     Attributes:
         stop: why the run is complete with it; None to go on.
         keep: whether a copy of the shared parameters is made.
+        test: whether a test follows, after a round and in a run that `Rules.asks_tests`.
     """
 
     stop: str | None = None
     keep: bool = False
+    test: bool = False

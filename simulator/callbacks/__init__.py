@@ -2,13 +2,14 @@
 
 from scheduler.state.rounds import Decision, RoundRecord
 from simulator.callbacks.best_parameters import BestParameters
-from simulator.callbacks.callback import CONTINUE, KEEP, Callback, RunInfo, stop
+from simulator.callbacks.callback import CONTINUE, KEEP, TEST_NOW, Callback, RunInfo, stop
 from simulator.callbacks.early_stopping import EarlyStopping
 from simulator.callbacks.tensorboard import TensorBoard
 
 __all__ = [
     "CONTINUE",
     "KEEP",
+    "TEST_NOW",
     "BestParameters",
     "Callback",
     "Decision",

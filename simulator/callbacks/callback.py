@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from protos.codec import Tensors
 from scheduler.state.rounds import Decision, RoundRecord
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CONTINUE = Decision()
 KEEP = Decision(keep=True)
+# After a round: a test follows, on the data that the day's own test is on; nothing on a day without one.
+TEST_NOW = Decision(test=True)
 
 
 def stop(reason: str, *, keep: bool = False) -> Decision:
@@ -48,6 +50,10 @@ class Callback:
     A callback may be set in one run after another: `on_begin` is where it forgets the one before.
     """
 
+    # Whether `decide` may answer `TEST_NOW`.  Shards then never begin a round by themselves, which costs short rounds
+    # some milliseconds each.
+    asks_tests: ClassVar[bool] = False
+
     def on_begin(self, run: RunInfo) -> None:
         """The run is about to begin.
 
@@ -69,7 +75,7 @@ class Callback:
             record: of the round ("train") or test ("test") that has just ended.
 
         Returns:
-            `CONTINUE`, `KEEP` or `stop(reason)`.
+            `CONTINUE`, `KEEP`, `TEST_NOW` or `stop(reason)`.
         """
         return CONTINUE
 

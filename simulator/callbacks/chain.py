@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from protos.codec import Tensors
+from protos.errors import BadInput
 from scheduler.state.rounds import TRAIN, Decision, RoundRecord
 from simulator.callbacks.callback import Callback, RunInfo
 from simulator.output.result import RunResult
@@ -39,16 +40,18 @@ class CallbackChain:
             callback.on_begin(run)
 
     def decide(self, record: RoundRecord) -> Decision:
-        """The first reason to stop, and whether anybody keeps the parameters."""
-        reason, keep = None, False
+        """The first reason to stop, and whether anybody keeps the parameters or asks for a test."""
+        reason, keep, test = None, False, False
         for callback in self._callbacks:
             decision = callback.decide(record)
+            if decision.test and not callback.asks_tests:
+                raise BadInput(f"{type(callback).__name__} asks for a test: it must say so with asks_tests = True")
             reason = decision.stop if reason is None else reason
-            keep = keep or decision.keep
+            keep, test = keep or decision.keep, test or decision.test
         # A checkpoint is of the state after a round; the tests that follow it are done again.
         if self._saves and record.phase == TRAIN:
             self._remember(record.at.step + 1)
-        return Decision(reason, keep)
+        return Decision(reason, keep, test)
 
     def on_record(self, record: RoundRecord, kept: Tensors | None) -> None:
         """Tells all that a round or test is in the record."""

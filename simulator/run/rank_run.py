@@ -256,6 +256,7 @@ class RankRun:
             exchange=settings.exchange,
             algorithm=settings.make_algorithm() if pieces.algorithm is None else pieces.algorithm,
             filters=settings.make_filters() if pieces.filters is None else pieces.filters,
+            asks_tests=any(each.asks_tests for each in self._callbacks),
         )
 
     def _open(self, checked: _Checked) -> _Place:
