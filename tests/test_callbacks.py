@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from running import assert_same_record, metrics, params, run, same
-from test_round_state import NO_TIME, at
+from test_state_round_state import NO_TIME, at
 from tiny_task import TinyReader, TinyTrainer, make_data
 
 import simulator

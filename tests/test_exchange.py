@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import TINY, assert_same_record, run
 from scheduler_run import weights_of
-from test_round_state import frozen
+from test_state_round_state import frozen
 from tiny_task import make_data
 
 from protos.channel import Caller, make_server

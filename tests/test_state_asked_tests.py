@@ -5,8 +5,8 @@ from queue import Queue
 import numpy as np
 import pytest
 from scheduler_run import WAIT, Run, soon
-from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
-from test_stopping import SEGMENT, Saves
+from test_state_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
+from test_state_stopping import SEGMENT, Saves
 
 from protos.errors import WrongState
 from scheduler.state.checkpoints import Schedule, Snapshot

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from test_round_state import (
+from test_state_round_state import (
     COUNTS,
     DAY,
     NEXT,

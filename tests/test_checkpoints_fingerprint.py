@@ -138,7 +138,7 @@ def test_equal_objects_are_equal_and_different_ones_differ():
 def elsewhere(code, *arguments):
     """What a process with other hashes and addresses says."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import test_fingerprint as t, json, sys\n{code}", *map(str, arguments)],
+        [sys.executable, "-c", f"import test_checkpoints_fingerprint as t, json, sys\n{code}", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "PYTHONHASHSEED": "12345"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

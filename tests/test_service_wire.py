@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from doors import channel_of, claimed
 from scheduler_run import WAIT, Run, soon, tell
-from test_round_state import COUNTS, DAY, NO_TIME, PLAN, at, grid, result
+from test_state_round_state import COUNTS, DAY, NO_TIME, PLAN, at, grid, result
 
 from protos.codec import tensor_chunks
 from protos.stubs import scheduler_server_pb2 as pb

@@ -6,7 +6,7 @@ from queue import Queue
 import numpy as np
 import pytest
 from scheduler_run import NOTHING, WAIT, Heard, Run, background, soon
-from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
+from test_state_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.errors import AlreadyDone, NotFound, RunEnded, RunStopped, TooLarge
 from scheduler.state.checkpoints import Schedule, Segment

@@ -1,4 +1,4 @@
-"""docs/choices.md has what the registries have.  To make it anew: python tests/test_choices_page.py."""
+"""docs/choices.md has what the registries have.  To make it anew: python tests/test_docs_choices.py."""
 
 import re
 import subprocess

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from running import ROOT, TIMEOUT, command, params, same
-from test_readme import programs
+from test_docs import programs
 
 from simulator import Settings
 from simulator.launch.addresses import own_addresses

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from running import environment, run
-from test_readme import programs
+from test_docs import programs
 from tiny_task import TinyReader, TinyTrainer, make_data
 
 from protos.errors import BadInput

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from running import ROOT, assert_same_record, params, private, run, same
-from test_oracle import cohorts, softmax_step, user_of
-from test_round_state import DAY, NO_TIME, add_users, at, frozen, make_state, share, sums
+from test_e2e_oracle import cohorts, softmax_step, user_of
+from test_state_round_state import DAY, NO_TIME, add_users, at, frozen, make_state, share, sums
 from tiny_task import make_data
 
 from protos.codec import from_bundle

@@ -11,8 +11,8 @@ from deadly_task import ORDERS, order
 from doors import GATE, keys
 from hostile import WAIT
 from running import ROOT, environment, kill_all, read_until, start, tree
-from test_certificates import Door, make_run
-from test_hosts import DEADLY, RUN, alone, assert_same_run, data, hosts, listening
+from test_e2e_hosts import DEADLY, RUN, alone, assert_same_run, data, hosts, listening
+from test_protos_certificates import Door, make_run
 
 from protos import channel
 from protos.channel import Caller, make_server

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from doors import channel_of, keys
 from scheduler_run import NOTHING, WAIT, Run, background, info, soon
-from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at
+from test_state_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at
 
 from protos.errors import (
     AlreadyDone,

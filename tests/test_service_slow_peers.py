@@ -11,7 +11,7 @@ import pytest
 from doors import as_rank, keys
 from hostile import DATA, SCHEDULER, WAIT, LiveData, as_bytes, raw_channel
 from scheduler_run import Run, soon
-from test_round_state import PLAN
+from test_state_round_state import PLAN
 
 from protos import patience
 from protos.stubs import scheduler_server_pb2 as pb

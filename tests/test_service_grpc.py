@@ -7,7 +7,7 @@ from queue import Queue
 import numpy as np
 import pytest
 from scheduler_run import NOTHING, WAIT, Run, background, info, soon
-from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
+from test_state_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, grid, result
 
 from protos.channel import MAX_MESSAGE_BYTES
 from protos.codec import CHUNK_BYTES, TensorSpec

@@ -13,7 +13,7 @@ import pytest
 from doors import as_rank
 from hostile import DATA, SCHEDULER, WAIT, LiveData, raw_channel, refusal, send
 from scheduler_run import Run, background, info, soon, tell
-from test_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, frozen, grid, result
+from test_state_round_state import COUNTS, DAY, NEXT, NO_TIME, PLAN, at, frozen, grid, result
 
 from protos.codec import TensorSpec, tensor_chunks, to_bundle
 from protos.errors import MAX_MESSAGE, RunEnded
