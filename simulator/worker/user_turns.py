@@ -194,13 +194,14 @@ class UserTurns:
 
 
 def is_better(trainer: Trainer, one: Mapping[str, Pair], other: Mapping[str, Pair]) -> float:
-    """1.0 if the metric that is the task's result is better in the first, else 0.0."""
-    result = getattr(trainer, "result", None)
-    name = result if result in one else next(iter(one), None)
-    if name is None or name not in other:
+    """1.0 if the metric that is the task's result is better in the first, else 0.0; the loss where there is no result."""
+    name, higher = getattr(trainer, "result", None), getattr(trainer, "higher_is_better", True)
+    if name not in one:
+        name, higher = "loss", False
+    if name not in one or name not in other:
         return 0.0
     mine, theirs = ratio(one[name]), ratio(other[name])
-    return float(mine > theirs if getattr(trainer, "higher_is_better", name != "loss") else mine < theirs)
+    return float(mine > theirs if higher else mine < theirs)
 
 
 def _checked(who: str, metrics: Any) -> dict[str, Pair]:
