@@ -24,6 +24,7 @@ import numpy as np
 import paddle
 from model import ModelBase
 from reader import ReaderBase
+from scheduler import Algorithm
 from simulator import FLError, Settings, run
 from simulator.callbacks import CONTINUE, Callback, stop
 from trainer import TrainerBase
@@ -54,6 +55,10 @@ class Trainer(TrainerBase):
         return Net(FEATURES, CLASSES)
 
 
+class Plain(Algorithm):
+    pass
+
+
 class Two(Callback):
     def decide(self, record):
         return stop("two are enough") if record.at.step == 1 else CONTINUE
@@ -66,7 +71,7 @@ found = {}
 for lr in (0.5, 1e38, 1.0):
     settings = Settings(data=DATA, output=f"{OUT}/{lr}", rounds=2, sample_num=4, shards=2, lr=lr, max_grad_norm=None)
     try:
-        found[lr] = run(settings, reader=Reader(), trainer=Trainer(), ranks=RANKS).value
+        found[lr] = run(settings, reader=Reader(), trainer=Trainer(), algorithm=Plain(), ranks=RANKS).value
     except FLError as error:
         found[lr] = str(error)
 print(json.dumps(found))

@@ -399,7 +399,7 @@ def stages():
         "others": (simulation, "join"),
         "a model": (modelled, "agree_on_model"),
         "a transport": (modelled, "_choose_transport"),
-        "a plan": (simulation, "plan_days"),
+        "a reader": (modelled.Modelled, "prepare_reader"),
         "private parameters": (simulation, "save_private"),
         "a result": (rank0, "read_result"),
         "an end": (rank_run.RankRun, "result"),

@@ -170,8 +170,7 @@ class RoundCalls:
         """
         decision = Decision() if self._decide is None else self._decide(record)
         if decision.keep:
-            kept = {name: value.copy() for name, value in state.model.need_params().items()}
-            record = dataclasses.replace(record, kept=kept)
+            record = dataclasses.replace(record, kept=state.model.copies())
         # Before the run may stop: what is decided then is whether all is saved that was begun.
         self._notifier.add(record, state if ends_round else None)
         if decision.test and decision.stop is None and ends_round and state.plan.has_test(state.step):

@@ -104,6 +104,10 @@ class GlobalModel:
         """Tells shards of this machine that the parameters are those before round `step`: they begin with it."""
         self._memory.stamp(step)
 
+    def copies(self) -> Tensors:
+        """Copies of the shared parameters, without an algorithm's other arrays."""
+        return {name: value.copy() for name, value in self.need_params().items() if OF not in name}
+
     def close(self) -> None:
         """Gives the memory back as soon as nobody else has it mapped; nothing may come after this."""
         if self._fd is not None:
