@@ -24,8 +24,8 @@ from simulator.launch.signals import RunSignals
 from simulator.logs import set_up_logging
 from simulator.machine.malloc_arenas import limit_arenas
 from simulator.machine.open_files import raise_file_limit
-from simulator.run.outcome import Outcome
-from simulator.run.rank_run import RankRun, Refused
+from simulator.running.outcome import Outcome
+from simulator.running.rank_run import RankRun, Refused
 from simulator.settings import BAD_USAGE, Settings
 
 logger = logging.getLogger(__name__)

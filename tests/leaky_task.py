@@ -27,8 +27,8 @@ def leak(name, told):
 def set_leaks():
     from protos import patience
     from simulator.launch.role_maker import FLSimRoleMaker
-    from simulator.run import modelled, simulation
-    from simulator.run.rank0 import SchedulerService
+    from simulator.running import modelled, simulation
+    from simulator.running.rank0 import SchedulerService
 
     secure, init, join, on_layout, decoder = (
         FLSimRoleMaker.secure, simulation.Simulation.__init__, modelled.join, SchedulerService.on_layout,

@@ -364,7 +364,7 @@ def test_a_class_that_a_rank_cannot_import_is_said_in_one_line(data, tmp_path):
 def test_a_rank_that_is_killed_is_an_error(data, tmp_path, scratch):
     def kill():
         for child in psutil.Process().children(recursive=True):
-            if "simulator.run.rank_main" in " ".join(child.cmdline()) and child.children():
+            if "simulator.running.rank_main" in " ".join(child.cmdline()) and child.children():
                 child.kill()
                 return
 
@@ -389,7 +389,7 @@ def breaks(*arguments, **options):
 def stages():
     """(where, what) that is called in the stages of a run, from the first to the last."""
     from simulator.callbacks import chain
-    from simulator.run import machine, modelled, rank0, rank_run, simulation
+    from simulator.running import machine, modelled, rank0, rank_run, simulation
 
     return {
         "a scheduler's server": (rank0, "start_scheduler_server"),

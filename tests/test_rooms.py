@@ -85,7 +85,7 @@ def test_imports_go_one_way(path):
 ROOMS = {
     "scheduler": ["rules", "state", "service"],
     "simulator": [
-        "machine", "launch", "users", "shards", "worker", "exchange", "output", "callbacks", "checkpoints", "run",
+        "machine", "launch", "users", "shards", "worker", "exchange", "output", "callbacks", "checkpoints", "running",
     ],
 }  # fmt: skip
 
@@ -118,7 +118,7 @@ def test_mpi_is_imported_by_the_role_maker_alone_and_not_at_its_top():
 
 
 # What these pickle goes from a process to its own children: over a pipe, or in a folder that nobody else can enter.
-BETWEEN_OWN_PROCESSES = ("simulator/shards/sending.py", "simulator/run/rank_main.py")
+BETWEEN_OWN_PROCESSES = ("simulator/shards/sending.py", "simulator/running/rank_main.py")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)

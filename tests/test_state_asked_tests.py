@@ -13,7 +13,7 @@ from scheduler.state.checkpoints import Schedule, Snapshot
 from scheduler.state.plan import Clear, DayPlan, End, Evaluate, Load, Plan, Train
 from scheduler.state.rounds import RoundEnd, Rules, Share, Timings
 from simulator.checkpoints.files import Checkpoint, CheckpointFolder
-from simulator.run.day_player import DayPlayer
+from simulator.running.day_player import DayPlayer
 from simulator.shards.jobs import ShareResult
 
 FLEXIBLE = Plan((DayPlan(DAY, NEXT),), 2, flexible=True)

@@ -95,6 +95,7 @@ class TrainerBase(ABC):
     # The metric that a run is judged by: its figure is said last, and the record tells how users differ in it.
     # None for no such metric; where tests have none of this name, all that they have are said.
     result: ClassVar[str | None] = "top1"
+    higher_is_better: ClassVar[bool] = True
     # Outside of a run; as the defaults of `Settings`.
     epochs: int = 1
     batch_size: int = 5

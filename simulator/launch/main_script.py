@@ -11,7 +11,7 @@ from protos.errors import BadInput
 
 SHARD_MODULE = "simulator.worker.main"
 # Of a rank that `run()` has started.
-RANK_MODULE = "simulator.run.rank_main"
+RANK_MODULE = "simulator.running.rank_main"
 _OWN = (SHARD_MODULE, RANK_MODULE)
 # Of multiprocessing's own recipe, what is needed: where the script is, and what it sees.
 _NEEDED = ("init_main_from_name", "init_main_from_path", "sys_argv", "dir")

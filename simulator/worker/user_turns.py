@@ -194,9 +194,9 @@ class UserTurns:
 
 
 def is_better(trainer: Trainer, one: Mapping[str, Pair], other: Mapping[str, Pair]) -> float:
-    """1.0 if the metric that is the task's result is better in the first, else 0.0; the loss where there is no result."""
+    """1.0 if the result of the task (the loss where it has none) is better in the first, else 0.0."""
     name, higher = getattr(trainer, "result", None), getattr(trainer, "higher_is_better", True)
-    if name not in one:
+    if name is None or name not in one:
         name, higher = "loss", False
     if name not in one or name not in other:
         return 0.0

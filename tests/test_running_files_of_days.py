@@ -1,4 +1,4 @@
-"""simulator/days.py and simulator/run/file_dealing.py: which days there are, and who reads which file."""
+"""simulator/days.py and simulator/running/file_dealing.py: which days there are, and who reads which file."""
 
 import json
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protos.errors import BadInput
 from simulator.days import list_days
-from simulator.run.file_dealing import deal_files, listing
+from simulator.running.file_dealing import deal_files, listing
 
 # -- days --------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from simulator.in_force import Pieces
 from simulator.launch.main_script import RANK_MODULE, main_module, module_command
 from simulator.launch.signals import RunSignals
 from simulator.output.result import RunResult, read_result
-from simulator.run.outcome import Outcome
+from simulator.running.outcome import Outcome
 from simulator.settings import Settings
 from simulator.shards.environment import launchable_environment
 from simulator.shards.sending import check_sendable, dumps

@@ -25,8 +25,8 @@ from simulator.launch.signals import RunSignals, StoppedEarly
 from simulator.logs import logging_to_a_person
 from simulator.machine.open_files import raise_file_limit
 from simulator.output.result import RunResult
-from simulator.run.rank_run import Failure, RankRun
-from simulator.run.ranks import run_ranks
+from simulator.running.rank_run import Failure, RankRun
+from simulator.running.ranks import run_ranks
 from simulator.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from simulator.launch.signals import StoppedEarly
 from simulator.machine.address_space import lack_of_memory
 from simulator.npz import read_npz
 from simulator.output.result import RunResult
-from simulator.run.machine import Task
-from simulator.run.outcome import Outcome
-from simulator.run.rank0 import SchedulerService
-from simulator.run.simulation import Simulation
+from simulator.running.machine import Task
+from simulator.running.outcome import Outcome
+from simulator.running.rank0 import SchedulerService
+from simulator.running.simulation import Simulation
 from simulator.settings import Settings
 from simulator.shards.sending import check_sendable
 

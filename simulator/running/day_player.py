@@ -16,8 +16,8 @@ from scheduler.state.plan import Clear, End, Evaluate, Load, Stage, Train
 from scheduler.state.rounds import RoundEnd, Rules, Share, Timings
 from simulator.checkpoints.private_saver import PrivateSaver
 from simulator.exchange.transport import Transport
-from simulator.run.file_dealing import deal_files, listing
-from simulator.run.shares_ahead import SharesAhead
+from simulator.running.file_dealing import deal_files, listing
+from simulator.running.shares_ahead import SharesAhead
 from simulator.settings import Settings
 from simulator.shards.pool import ShardPool
 from simulator.users.seat import LoadingDays

@@ -19,9 +19,9 @@ from simulator.checkpoints.resume import Resumed, agree_on_checkpoint
 from simulator.exchange.peer_group import PeerGroup
 from simulator.exchange.peer_sums import PeerSums
 from simulator.exchange.transport import Exchanged, InMemory, Streamed, Transport, use_memory
-from simulator.run.day_player import DayPlayer
-from simulator.run.initial_model import agree_on_model, spread_private_start, take_initial
-from simulator.run.machine import Closing, Machine
+from simulator.running.day_player import DayPlayer
+from simulator.running.initial_model import agree_on_model, spread_private_start, take_initial
+from simulator.running.machine import Closing, Machine
 from simulator.shards import jobs
 from simulator.users.data_client import DataClient
 

@@ -16,8 +16,8 @@ from simulator.launch.launch_environment import launcher_rank
 from simulator.launch.launcher import leave_with
 from simulator.launch.main_script import import_main
 from simulator.launch.role_maker import FLSimRoleMaker
-from simulator.run.outcome import Outcome
-from simulator.run.ranks import JOB, MAIN
+from simulator.running.outcome import Outcome
+from simulator.running.ranks import JOB, MAIN
 from simulator.settings import BAD_USAGE, Settings
 from simulator.users.scratch import remove_folder
 

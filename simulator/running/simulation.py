@@ -14,9 +14,9 @@ from scheduler.state.stopping import Stop
 from simulator.checkpoints.private_saver import PrivateSaver
 from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.output.private_files import save_private
-from simulator.run.endings import Endings
-from simulator.run.machine import Closing, Machine, Member, Task, open_machine
-from simulator.run.modelled import Modelled, join, make_model
+from simulator.running.endings import Endings
+from simulator.running.machine import Closing, Machine, Member, Task, open_machine
+from simulator.running.modelled import Modelled, join, make_model
 from simulator.settings import Settings
 from simulator.users.scratch import remove_abandoned
 

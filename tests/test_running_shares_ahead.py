@@ -1,10 +1,10 @@
-"""simulator/run/shares_ahead.py: every round's share once and in order, in few calls when rounds are short."""
+"""simulator/running/shares_ahead.py: every round's share once and in order, in few calls when rounds are short."""
 
 import pytest
 
 from scheduler.rules.samplers import Round
 from scheduler.state.rounds import Share
-from simulator.run.shares_ahead import SharesAhead
+from simulator.running.shares_ahead import SharesAhead
 
 FIRST = Round(3, "20200101", 1, 40)
 

@@ -19,7 +19,7 @@ from simulator.contracts import Reader, Trainer
 from simulator.days import list_days
 from simulator.exchange.peer_server import PeerServicer
 from simulator.launch.role_maker import FLSimRoleMaker
-from simulator.run.endings import Endings
+from simulator.running.endings import Endings
 from simulator.settings import Settings
 from simulator.shards.pool import ShardPool
 from simulator.shards.sending import sendable
