@@ -1,4 +1,4 @@
-"""The only place where gRPC servers and channels are made, and where errors become status codes.
+"""The only place where gRPC servers and channels are made, and where errors of peers become ours.
 
 Ranks of one host talk over Unix sockets in folders that nobody else can enter; those of
 several hosts over TLS with certificates on both sides.  Nothing else is served or called.
@@ -7,21 +7,19 @@ several hosts over TLS with certificates on both sides.  Nothing else is served 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import resource
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import grpc
 
+from protos.answers import Answers, OnCrash, log_crash
 from protos.certificates import NAME, Credentials
-from protos.errors import FLError, PeerLost, clipped, from_rpc
+from protos.errors import FLError, PeerLost, from_rpc
 from protos.gate import Admission, Gate, Keys
-from protos.patience import Patience, StreamBroken
+from protos.patience import Patience
 from protos.sockets import UNIX, socket_target
 
 logger = logging.getLogger(__name__)
@@ -58,59 +56,7 @@ MAX_CONNECTIONS = 1 << 14
 # How long a connection to another host is tried again: a flood of strangers may have taken all places.
 CONNECT_SECONDS = 30.0
 
-# How often a call that waits looks whether its caller still does.
-LOOK_SECONDS = 1.0
-
-# A call ends this soon after its stream, if that is why the stream ended.
-END_SECONDS = 0.02
-
 Result = TypeVar("Result")
-
-# The call that the current thread of a server answers.
-_CALL: ContextVar[grpc.ServicerContext | None] = ContextVar("call", default=None)
-
-
-def caller_is_there() -> bool:
-    """Whether somebody still waits for the answer that this thread makes; True where it answers no call."""
-    context = _CALL.get()
-    return context is None or bool(context.is_active())
-
-
-def wait_in_call(
-    changed: threading.Condition, ready: Callable[[], bool], failure: Callable[[], FLError | None]
-) -> None:
-    """Waits on a condition, whose lock is held, as long as somebody still waits for the answer.
-
-    Args:
-        changed: notified when there may be news.
-        ready: what is waited for.
-        failure: what ends the wait instead, if anything does.
-
-    Raises:
-        FLError: the failure.
-        PeerLost: the caller is gone.
-    """
-    while True:
-        error = failure()
-        if error is not None:
-            raise error
-        if ready():
-            return
-        if not caller_is_there():
-            raise PeerLost("the caller went away while it waited")
-        changed.wait(LOOK_SECONDS)
-
-
-def confirm_end(context: grpc.ServicerContext) -> None:
-    """Raises if a stream ended because its call did: before what it brought is taken for whole.
-
-    For streams whose messages do not tell which is the last.  gRPC reports a caller's
-    death, or a message beyond the bound, as the end of the stream and a moment later
-    as the end of the call.
-    """
-    gone = threading.Event()
-    if not context.add_callback(gone.set) or gone.wait(END_SECONDS):
-        raise StreamBroken("the call ended before its stream")
 
 
 def make_server(
@@ -119,6 +65,7 @@ def make_server(
     threads: int,
     gate: Gate,
     credentials: Credentials | None = None,
+    on_crash: OnCrash = log_crash,
 ) -> tuple[grpc.Server, str]:
     """Starts a server.
 
@@ -130,6 +77,7 @@ def make_server(
         gate: who is let in.
         credentials: of this rank, for an address: peers without a certificate of the same run are
             refused before any method is reached.
+        on_crash: told of an exception in a method that is not an FLError.
 
     Returns:
         The started server and the address that was bound, "unix:path" or "host:port".
@@ -142,7 +90,7 @@ def make_server(
     patience = Patience(threads)
     admission = Admission(gate, certified=credentials is not None)
     options = [*_SERVER, ("grpc.max_allowed_incoming_connections", max_connections())]
-    server = grpc.server(pool, options=options, interceptors=[admission, patience])
+    server = grpc.server(pool, options=options, interceptors=[admission, patience, Answers(on_crash)])
     register(server)
     try:
         if credentials is None:
@@ -186,63 +134,6 @@ def _check_closed(where: str, credentials: Credentials | None) -> None:
     """Refuses whatever others could reach."""
     if (credentials is None) != where.startswith(UNIX):
         raise FLError(f"{where}: an address of a host needs credentials, a Unix socket takes none")
-
-
-def answering(on_crash: Callable[[BaseException], None]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Decorates a unary-answer method body: errors become status codes.
-
-    Args:
-        on_crash: told of an exception that is not an FLError.
-    """
-
-    def decorate(method: Callable[..., Result]) -> Callable[..., Result]:
-        @functools.wraps(method)
-        def run(request: Any, context: grpc.ServicerContext) -> Result:
-            call = _CALL.set(context)
-            try:
-                return method(request, context)
-            except Exception as error:  # noqa: BLE001 - every failure must reach the caller as a status
-                return cast(Result, _abort(context, error, on_crash))
-            finally:
-                _CALL.reset(call)
-
-        return run
-
-    return decorate
-
-
-def streaming(
-    on_crash: Callable[[BaseException], None],
-) -> Callable[[Callable[..., Iterator[Result]]], Callable[..., Iterator[Result]]]:
-    """As `answering`, for a method that yields its answer."""
-
-    def decorate(method: Callable[..., Iterator[Result]]) -> Callable[..., Iterator[Result]]:
-        @functools.wraps(method)
-        def run(request: Any, context: grpc.ServicerContext) -> Iterator[Result]:
-            call = _CALL.set(context)
-            try:
-                yield from method(request, context)
-            except Exception as error:  # noqa: BLE001 - every failure must reach the caller as a status
-                _abort(context, error, on_crash)
-            finally:
-                # gRPC may close a broken call's generator in another thread, which has a context of its own.
-                with contextlib.suppress(ValueError):
-                    _CALL.reset(call)
-
-        return run
-
-    return decorate
-
-
-def _abort(context: grpc.ServicerContext, error: Exception, on_crash: Callable[[BaseException], None]) -> Any:
-    if isinstance(error, FLError):
-        context.abort(error.status, clipped(str(error)))
-    if isinstance(error, grpc.RpcError) or not context.is_active():
-        # The caller went away in the middle of its stream: there is nobody to answer.
-        logger.debug("caller gone: %r", error)
-        context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
-    on_crash(error)
-    context.abort(grpc.StatusCode.INTERNAL, clipped(f"{type(error).__name__}: {error}"))
 
 
 class Caller:

@@ -29,7 +29,7 @@ _HEADER = "flsim-ticket"
 _CALLER: ContextVar[int | None] = ContextVar("caller", default=None)
 
 # By whether requests and answers are streams.
-_MAKERS = {
+MAKERS = {
     (True, True): grpc.stream_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
@@ -114,7 +114,7 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]
             _CALLER.set(rank)
             return behave(request, context)
 
-        make = _MAKERS[handler.request_streaming, handler.response_streaming]
+        make = MAKERS[handler.request_streaming, handler.response_streaming]
         return make(run, handler.request_deserializer, handler.response_serializer)
 
 

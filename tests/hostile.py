@@ -25,7 +25,7 @@ class LiveData:
         self.store, self.crashes = UserStore(Path(folder)), []
         schema = PrivateSchema()
         schema.set(specs(private))
-        peers = PeerServicer(0, self.crashes.append)
+        peers = PeerServicer(0)
         if peer_sums is not None:
             peers.meet(peer_sums)
         self._socket = Socket()

@@ -100,12 +100,12 @@ class Simulator:
         self.params = {name: np.zeros(spec.shape, np.float32) for name, spec in specs.items()}
         self.peer_sums = PeerSums(rank, self.parts, self.params, 0)
         self.crashes = []
-        servicer = PeerServicer(0, self.crashes.append)
+        servicer = PeerServicer(0)
         servicer.meet(self.peer_sums)
         self._socket = Socket()
         self._server, self.address = make_server(
             lambda server: peer_server_pb2_grpc.add_PeerServerServicer_to_server(servicer, server),
-            self._socket.address, 16, GATE,
+            self._socket.address, 16, GATE, on_crash=self.crashes.append,
         )  # fmt: skip
 
     def connect(self, addresses):
@@ -293,7 +293,7 @@ def test_a_simulator_that_is_gone_is_named(make_simulators):
 
 
 def test_a_simulator_without_a_group_refuses(tmp_path):
-    servicer = PeerServicer(0, lambda error: None)
+    servicer = PeerServicer(0)
     server, address = make_server(
         lambda made: peer_server_pb2_grpc.add_PeerServerServicer_to_server(servicer, made),
         f"unix:{tmp_path}/socket", 4, GATE,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from protos.channel import wait_in_call
+from protos.answers import wait_in_call
 from protos.errors import FLError, NotFound, RunEnded, RunStopped, TooLarge
 
 # Of one simulator: calls that wait at once, beside its watch.

@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 
+from protos.answers import confirm_end
 from protos.certificates import Credentials
-from protos.channel import answering, confirm_end, make_server, streaming
+from protos.channel import make_server
 from protos.codec import TensorAssembler, tensor_chunks
 from protos.errors import BadInput
 from protos.gate import Gate
@@ -57,6 +58,7 @@ def start_scheduler_server(
         threads=THREADS_PER_SIMULATOR * simulators + 4,
         gate=gate,
         credentials=credentials,
+        on_crash=servicer.crashed,
     )
 
 
@@ -67,18 +69,9 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         self._do = coordinator
         self._maps: dict[int, dict[MemoryHandle, Sums]] = {}
         coordinator.at_close(self._maps.clear)
-        # Errors become status codes here, so that every method below may simply raise.
-        unary, stream = answering(self._crashed), streaming(self._crashed)
-        for name in ("Register", "RequestStop", "ReportFailure", "NextStages", "UpdateUserWeights",
-                     "ChooseExchange", "UpdateGlobalParams", "FedAvgUpdate", "FedAvgUpdateInMemory", "EndRound",
-                     "GetSharedMemory", "UpdateTestMetrics", "ReportSegments", "GetCheckpoints", "Restore",
-                     "Exit"):  # fmt: skip
-            setattr(self, name, unary(getattr(self, name)))
-        for name in ("Exchange", "Watch", "UpdateUserInstNum", "SampleUsersToTrain", "SampleUsersWithHash",
-                     "FixedUsersToTrain", "SampleUsersToTest", "GetGlobalParams"):  # fmt: skip
-            setattr(self, name, stream(getattr(self, name)))
 
-    def _crashed(self, error: BaseException) -> None:
+    def crashed(self, error: BaseException) -> None:
+        """An exception in a method ends the run."""
         self._do.fail("the scheduler (rank 0) failed:\n" + "".join(traceback.format_exception(error)).rstrip())
 
     def Register(self, request: pb.SimulatorInfo, context: grpc.ServicerContext) -> pb.Layout:  # noqa: N802, D102

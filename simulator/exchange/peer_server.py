@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
 
-from protos.channel import answering, streaming
 from protos.codec import TensorAssembler, tensor_chunks
 from protos.errors import BadInput, WrongState
 from protos.stubs import peer_server_pb2 as pb
@@ -24,14 +23,11 @@ class PeerServicer(pb_grpc.PeerServerServicer):  # type: ignore[misc]
 
     Args:
         seed: of the run.
-        on_crash: told of unforeseen exceptions.
     """
 
-    def __init__(self, seed: int, on_crash: Callable[[BaseException], None]) -> None:
+    def __init__(self, seed: int) -> None:
         self._seed = seed
         self._met: PeerSums | None = None
-        setattr(self, "AddSums", answering(on_crash)(self.AddSums))  # noqa: B010 - as in the other servicers
-        setattr(self, "GetPart", streaming(on_crash)(self.GetPart))  # noqa: B010
 
     def register(self, server: grpc.Server) -> None:
         """Adds it to a server."""

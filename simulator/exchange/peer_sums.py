@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from protos.channel import wait_in_call
+from protos.answers import wait_in_call
 from protos.codec import Tensors, TensorSpec
 from protos.errors import AlreadyDone, FLError, NotFound, WrongState
 from scheduler.rules.exact_sum import Sums, share_bound

@@ -153,7 +153,7 @@ def open_machine(member: Member, closing: Closing) -> Machine:
     closing.add(store.close)
     endings.interrupts(pool.interrupt)
     schema, seat = PrivateSchema(), Seat(role.rank, role.simulator_ranks[0])
-    peers = PeerServicer(member.rules.seed, endings.server_crashed)
+    peers = PeerServicer(member.rules.seed)
     ranks = role.simulator_ranks
     server, address = start_data_server(
         store,

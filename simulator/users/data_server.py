@@ -8,8 +8,9 @@ from typing import Any
 import grpc
 import numpy as np
 
+from protos.answers import OnCrash, confirm_end
 from protos.certificates import Credentials
-from protos.channel import answering, confirm_end, make_server, streaming
+from protos.channel import make_server
 from protos.codec import Array, Tensors, TensorSpec, assemble, tensor_chunks
 from protos.errors import AlreadyDone, BadInput, Forbidden, NotFound, WrongState
 from protos.gate import Gate, caller_rank
@@ -97,7 +98,7 @@ def start_data_server(
     schema: PrivateSchema,
     owns: Callable[[str], bool],
     where: str,
-    on_crash: Callable[[BaseException], None],
+    on_crash: OnCrash,
     gate: Gate,
     seat: Seat,
     threads: int = 8,
@@ -118,14 +119,14 @@ def start_data_server(
         credentials: of this simulator, where the run spans hosts.
         also: adds what the other simulators exchange sums and parameters with, on the same server.
     """
-    servicer = DataServicer(store, schema, owns, on_crash, seat)
+    servicer = DataServicer(store, schema, owns, seat)
 
     def register(server: grpc.Server) -> None:
         pb_grpc.add_DataServerServicer_to_server(servicer, server)
         if also is not None:
             also(server)
 
-    return make_server(register, where, threads, gate, credentials)
+    return make_server(register, where, threads, gate, credentials, on_crash)
 
 
 class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
@@ -136,15 +137,9 @@ class DataServicer(pb_grpc.DataServerServicer):  # type: ignore[misc]
         store: UserStore,
         schema: PrivateSchema,
         owns: Callable[[str], bool],
-        on_crash: Callable[[BaseException], None],
         seat: Seat,
     ) -> None:
         self._store, self._schema, self._owns, self._seat = store, schema, owns, seat
-        unary, stream = answering(on_crash), streaming(on_crash)
-        for name in ("SendData", "ClearUserData", "UpdateUserParams", "RestoreUserParams", "SetPrivateStart"):
-            setattr(self, name, unary(getattr(self, name)))
-        for name in ("GetUserData", "GetUserParams"):
-            setattr(self, name, stream(getattr(self, name)))
 
     def SendData(self, request: Iterable[pb.UserData], context: Any) -> pb.DataReceipt:  # noqa: N802, D102
         total, batch, size = 0, [], 0
