@@ -275,6 +275,7 @@ def test_what_the_docs_show_runs(data, tmp_path):
 LOUD = """
 import sys
 import linear_task, tiny_task
+import numpy as np
 from scheduler import Algorithm, Group, register_algorithm
 from scheduler.rules.server_optimizers import FedAvg
 from protos.codec import TensorSpec
@@ -286,7 +287,9 @@ class Wrong(Algorithm):
         self.how = how
 
     def groups(self, shapes):
-        return {"no/name" if self.how == "group" else "c": Group(shapes.trained, FedAvg(1.0))}
+        start = {"out.bias": np.zeros(2, "float32")} if self.how == "start" else {"out.bias": np.full(3, 7, "float32")}
+        name = "no/name" if self.how == "group" else "c"
+        return {name: Group(shapes.trained, FedAvg(1.0), start=start)}
 
     def user_state(self, shapes):
         return {"kept": TensorSpec("float32", (2,))}
@@ -325,6 +328,7 @@ if __name__ == "__main__":
     tiny_task.main()
 """
 WRONG = {
+    "start": "group 'c': its start 'out.bias' is float32[2], it has float32[3]",
     "group": "a group cannot be called 'no/name'",
     "private": "private pattern 'nothing.*' matches no parameter",
     "only": "'nowhere' is no parameter that trains; there are: out.bias, out.weight",
@@ -347,7 +351,16 @@ def test_a_mistake_in_an_algorithm_is_named(data, tmp_path, how):
     done = run(page, data, *FLAGS, "--algorithm", f"wrong({how!r})", "--output", tmp_path / "out", check=False)
     assert done.returncode == 1
     assert WRONG[how] in done.stderr, done.stderr
-    assert "uid 'user" in done.stderr or how in ("group", "private")
+    assert "uid 'user" in done.stderr or how in ("group", "private", "start")
+
+
+def test_a_group_begins_with_its_start(data, tmp_path):
+    """Nothing is sent, so FedAvg leaves it as it is."""
+    page = tmp_path / "page.py"
+    page.write_text(LOUD)
+    run(page, data, *FLAGS, "--rounds", 2, "--algorithm", "wrong('not')", "--output", tmp_path / "out", ranks=2)
+    assert params(tmp_path / "out", "final.c")["out.bias"].tolist() == [7, 7, 7]
+    assert not params(tmp_path / "out", "final.c")["out.weight"].any()
 
 
 @pytest.mark.parametrize("algorithm", ["fedprox", pytest.param("fednova", marks=pytest.mark.slow)])

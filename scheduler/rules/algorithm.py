@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -41,17 +41,17 @@ class Shapes:
 class Group:
     """Arrays beside the model's that all users read, that are summed over the cohort and moved by a rule of their own.
 
-    They start from zero.
-
     Attributes:
         specs: of the arrays, by name.
         rule: moves them by the mean of what users have sent.
         weight: how users count in that mean.
+        start: what arrays begin with, by name; zero where it says nothing.
     """
 
     specs: Specs
     rule: ServerRule
     weight: Weight = "user"
+    start: Mapping[str, Array] = field(default_factory=dict)
 
 
 class Update(Protocol):

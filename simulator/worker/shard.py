@@ -151,9 +151,21 @@ class Shard:
     def _attach(self, job: jobs.Attach) -> None:
         self._hold(SharedArrays(self._is.params_fd, job.arrays))
         self._sums = Sums.of(SharedArrays(self._is.sums_fd, sum_specs(job.arrays)).arrays, job.arrays)
+        assert self._params is not None
         if job.write_initial:
-            assert self._params is not None
             self._write_params({name: self._params[name] for name in self._model.shared})
+        if self._is.index == 0:
+            # Of the first simulator they are the run's.
+            self._write_starts(self._params.arrays)
+
+    def _write_starts(self, into: Tensors) -> None:
+        """Writes what arrays of groups begin with."""
+        for group, told in self._groups.items():
+            for name, value in told.start.items():
+                if name not in told.specs or TensorSpec.of(value) != told.specs[name]:
+                    has = told.specs.get(name, "no array of that name")
+                    raise BadInput(f"group {group!r}: its start {name!r} is {TensorSpec.of(value)}, it has {has}")
+                into[full_name(group, name)][...] = value
 
     def _hold(self, params: SharedArrays) -> None:
         self._params = params
