@@ -8,6 +8,7 @@ from running import ROOT, run
 from protos.codec import TensorSpec
 from protos.errors import BadInput
 from simulator.worker.dtype_hint import explain_float64
+from simulator.worker.turn import Turn
 from trainer import TaskError, add_metrics
 
 MUST = "it must return (loss, metrics), metrics as name -> (sum, count)"
@@ -30,7 +31,7 @@ def test_a_loss_that_breaks_the_contract_is_told_how_to_keep_it(mistake):
     model = trainer.make_model()
     for play in (trainer.train_user, trainer.evaluate_user):
         with pytest.raises(TaskError) as caught:
-            play(model, examples, None)
+            play(model, examples, Turn("a", "20200101", 1, 0, dict))
         assert SAID[mistake] in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -46,7 +47,7 @@ def float64_error():
     """What Paddle itself says."""
     trainer, (_, examples) = MistakenTrainer("float64"), one("float64")
     with pytest.raises(ValueError, match="float64") as caught:
-        trainer.train_user(trainer.make_model(), examples, None)
+        trainer.train_user(trainer.make_model(), examples, Turn("a", "20200101", 1, 0, dict))
     return caught.value, examples
 
 

@@ -162,12 +162,12 @@ def test_examples_that_no_record_holds_are_refused_by_uid_and_size(tmp_path, mon
     store.close()
 
 
-def test_private_parameters_of_which_two_versions_are_too_many_are_refused_at_the_first(tmp_path, monkeypatch):
+def test_what_a_user_keeps_is_refused_beyond_the_size_of_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "MAX_VALUE", 1 << 20)
     store = UserStore(tmp_path)
     with pytest.raises(TooLarge, match=r"uid 'a': .* of private parameters.*: let fewer parameters be private"):
-        store.put_private("a", 0, bytes(1 << 19))
+        store.put_private("a", 0, bytes((1 << 20) - 8_000))
     for step in range(3):
-        store.put_private("a", step, bytes([step]) * ((1 << 19) - 10_000))
+        store.put_private("a", step, bytes([step]) * ((1 << 20) - 10_000))
     assert store.get_private("a", 3)[:1] == b"\x02"
     store.close()

@@ -6,6 +6,7 @@ import array
 import fcntl
 import ipaddress
 import logging
+import os
 import socket
 import struct
 import tempfile
@@ -61,7 +62,8 @@ def place() -> str:
 def temporary_folder() -> tuple[str, str]:
     """The folder for temporary files, and what tells it from all others of this machine; "" twice if there is none."""
     try:
-        path = tempfile.gettempdir()
+        # As it is told, full or not: `gettempdir` tries it, and goes elsewhere without a word.
+        path = os.environ.get("TMPDIR") or tempfile.gettempdir()
         return path, _identity(path)
     except OSError:
         return "", ""

@@ -34,8 +34,10 @@ class ScratchFolder:
 
     def __init__(self) -> None:
         try:
-            _sweep(Path(tempfile.gettempdir()))
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            # Where TMPDIR says, full or not: `gettempdir` tries it, and goes elsewhere without a word.
+            parent = os.environ.get("TMPDIR") or tempfile.gettempdir()
+            _sweep(Path(parent))
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             self._alive = (self.path / "alive").open("w")
             fcntl.flock(self._alive, fcntl.LOCK_EX)
         except OSError as error:
