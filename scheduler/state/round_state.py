@@ -16,17 +16,17 @@ import numpy as np
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import BadInput, NotFound, WrongState
-from scheduler.rules.exact_sum import Sums, scale_exponent
+from scheduler.rules.exact_sum import Sums
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round, UserTable
 from scheduler.rules.step import Step
 from scheduler.state.checkpoints import Snapshot
 from scheduler.state.coming_rounds import ComingRounds
 from scheduler.state.day_users import DayUsers
+from scheduler.state.dealing import Dealing
 from scheduler.state.global_model import GlobalModel
 from scheduler.state.open_round import OpenRound, where
 from scheduler.state.partition import make_group
-from scheduler.state.placement import place
 from scheduler.state.plan import Plan
 from scheduler.state.pushed_sums import PushedSums
 from scheduler.state.read_users import ReadUsers
@@ -52,9 +52,10 @@ class RoundState:
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
         self.users = DayUsers(tuple(self._lanes), rules.weighs)
-        self._coming = ComingRounds(rules.sampler, self.users, partial(self._begin, TRAIN))
-        self._test: OpenRound | None = None
         self._pushed = PushedSums(self._lanes)
+        self._dealing = Dealing(rules, self._lanes, self.users, lambda: self._pushed.group)
+        self._coming = ComingRounds(rules.sampler, self.users, partial(self._dealing.deal, TRAIN))
+        self._test: OpenRound | None = None
         self._last_end: float | None = None
 
     # -- users ---------------------------------------------------------------
@@ -233,7 +234,7 @@ class RoundState:
             if at.date not in self.plan.tests(at.step):
                 raise WrongState(f"a test on {at.date} after {at.step} rounds was asked for, which is not planned")
             cohort = self.rules.test_sampler.sample(users, self.rules.seed, at.date)
-            self._test = self._begin(TEST, at, cohort, users)
+            self._test = self._dealing.deal(TEST, at, cohort, users)
             self._test.started = self._clock()
         if self._test.at != at:
             raise WrongState(f"a test at {where(at)} was asked for during the one at {where(self._test.at)}")
@@ -264,45 +265,6 @@ class RoundState:
         """Raises NotFound if a rank is no simulator."""
         if rank not in self._lanes:
             raise NotFound(f"rank {rank} is not a simulator of this run ({sorted(self._lanes)})")
-
-    def _begin(self, phase: str, at: Round, cohort: list[str], users: UserTable) -> OpenRound:
-        counts = [users.count(uid) for uid in cohort]
-        lanes = list(self._lanes.values())
-        # Without federation one shard trains all, in the cohort's order.
-        in_order = phase == TRAIN and not self.rules.federated
-        placed = [list(range(len(cohort))), *([] for _ in lanes[1:])] if in_order else place(counts, lanes)
-        weights = self._weights(at, cohort) if phase == TRAIN and self.rules.federated else ()
-        exponent = scale_exponent(weights) if weights else 0
-        by_rank = dict(zip(self._lanes, placed, strict=True))
-        sizes = tuple(len(by_rank[rank]) for rank in self._pushed.group)
-        shares = {
-            rank: Share(
-                uids=tuple(cohort[i] for i in mine),
-                counts=tuple(counts[i] for i in mine),
-                exponent=exponent,
-                cohort_size=len(cohort),
-                sizes=sizes,
-                weights=tuple(weights[i] for i in mine) if weights else (),
-            )
-            for rank, mine in by_rank.items()
-        }
-        return OpenRound(phase, at, cohort, shares)
-
-    def _weights(self, at: Round, cohort: Sequence[str]) -> tuple[float, ...]:
-        """The weights of a cohort in the mean of deltas.
-
-        Raises:
-            BadInput: nobody counts.
-        """
-        if not self.rules.weighs:
-            return (1.0,) * len(cohort)
-        weights = self.users.weights(at.date, cohort)
-        if not any(weights):
-            raise BadInput(
-                f"{where(at)}: all {len(cohort)} users of the cohort have weight 0, so there is no mean of their "
-                "deltas; the trainer's weight must be above 0 for some of any cohort, or --sample-num larger"
-            )
-        return weights
 
     def share_size(self, rank: int, at: Round, phase: str) -> int:
         """How many users a simulator reports in the round or evaluation that is on; raises as `push`."""
