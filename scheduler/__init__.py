@@ -1,5 +1,6 @@
 """The global scheduler: sampling, aggregation, server optimizers, rounds; never Paddle."""
 
+from protos.codec import TensorSpec
 from scheduler.rules.algorithm import Algorithm, Group, Local, Metrics, Shapes, Specs, Update, check_number
 from scheduler.rules.filters import Filter
 from scheduler.rules.registries import (
@@ -70,6 +71,7 @@ __all__ = [
     "Specs",
     "Step",
     "Sum",
+    "TensorSpec",
     "TestSampler",
     "UniformSampler",
     "Update",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import ROOT, metrics, params, private, run, same
+from running import ROOT, TINY, metrics, params, private, run, same
 from tiny_task import make_data
 
 LINEAR = ROOT / "tests" / "linear_task.py"
@@ -259,12 +259,16 @@ if __name__ == "__main__":
 def test_what_the_docs_show_runs(data, tmp_path):
     """The algorithm there is FedProx; the filter sends signs, of which the mean is a multiple of a fifth."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "algorithms.md").read_text(), re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     page = tmp_path / "page.py"
     page.write_text("\n\n".join([*blocks, MAIN]))
     run(page, data, *FLAGS, "--algorithm", "nearby(mu=0.7)", "--output", tmp_path / "mine")
     run(LINEAR, data, *FLAGS, "--algorithm", "fedprox(0.7)", "--output", tmp_path / "ours")
     assert same(params(tmp_path / "mine"), params(tmp_path / "ours"))
+    run(page, data, *FLAGS, "--algorithm", "drift", "--output", tmp_path / "drift")
+    run(LINEAR, data, *FLAGS, "--algorithm", "scaffold", "--output", tmp_path / "scaffold")
+    for name in ("final", "final.c"):
+        assert same(params(tmp_path / "drift", name), params(tmp_path / "scaffold", name))
     flags = ["--rounds", 1, "--filter", "sign(step=0.5)", "--test-sampler", "none"]
     run(page, data, *FLAGS, *flags, "--output", tmp_path / "signs")
     moved = joined(params(tmp_path / "signs")) - joined(params(tmp_path / "signs", "initial"))
@@ -311,6 +315,12 @@ class Wrong(Algorithm):
             local.state["kept"] += float("inf")
         if self.how == "scalar":
             local.scalar("s", float("nan"))
+        if self.how == "nothing":
+            local.train(only=[])
+        if self.how == "load":
+            local.load({"out.bias": local.params["out.bias"][:1]})
+        if self.how == "assign":
+            local.train(correct=lambda: local.gradients().update({"out.bias": 1}))
         if self.how == "write":
             local.shared["out.bias"][0] = 1
         return None if self.how == "metrics" else metrics
@@ -328,6 +338,9 @@ if __name__ == "__main__":
     tiny_task.main()
 """
 WRONG = {
+    "nothing": "train(only=[]) trains nothing; the model may have no such parameters",
+    "load": "load got 'out.bias' [1], the model has float32[3]",
+    "assign": "'mappingproxy' object has no attribute 'update'",
     "start": "group 'c': its start 'out.bias' is float32[2], it has float32[3]",
     "group": "a group cannot be called 'no/name'",
     "private": "private pattern 'nothing.*' matches no parameter",
@@ -371,3 +384,21 @@ def test_a_loop_that_never_says_before_step_is_refused(data, tmp_path, algorithm
     done = run(page, data, *FLAGS, *flags, check=False)
     assert done.returncode == 1
     assert "OwnLoop.train_user never calls user.before_step()" in done.stderr
+
+
+@pytest.mark.parametrize(("algorithm", "sent"), [("scaffold", "group 'c'"), ("fednova", "scalar 'tau'")])
+def test_privacy_is_not_promised_for_what_does_not_pass_the_filter(data, tmp_path, algorithm, sent):
+    flags = ["--algorithm", algorithm, "--filter", "dp(0.4)", "--output", tmp_path / "out"]
+    done = run(LINEAR, data, *FLAGS, *flags, check=False)
+    assert done.returncode == 1
+    assert f"sends {sent}, which UserDP does not guard; use an algorithm that sends the model alone" in done.stderr
+
+
+def test_without_its_buffers_a_model_with_batch_norm_gets_noise(data, tmp_path):
+    flags = ["--filter", "dp(0.4)", "--rounds", 2, "--output", tmp_path / "out"]
+    done = run(TINY, data, *FLAGS, *flags, check=False)
+    assert done.returncode == 1
+    assert (
+        "dp: noise on buffers makes no sense; let users keep them: --private norm._mean,norm._variance" in done.stderr
+    )
+    run(TINY, data, *FLAGS, *flags, "--private", "norm._mean,norm._variance")

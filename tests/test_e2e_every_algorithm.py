@@ -14,7 +14,7 @@ from scheduler import ALGORITHMS, FILTERS
 
 assert trainer  # registers them
 FLAGS = ["--rounds", 4, "--sample-num", 5, "--eval-every", 2, "--seed", 3, "--lr", 0.3, "--server-lr", 1, "--shuffle",
-         "--epochs", 2, "--progress", "plain"]  # fmt: skip
+         "--epochs", 2, "--progress", "plain", "--private", "norm._mean,norm._variance"]  # fmt: skip
 DEADLY = ROOT / "tests" / "deadly_task.py"
 DAYS = ("20200101", "20200102", "20200103")
 

@@ -391,9 +391,7 @@ def test_an_object_of_the_page_takes_the_place_of_a_choice(filters):
     )  # fmt: skip
     register_algorithm("other")(Own)
     said = refused(play, "--algorithm", "other", algorithm=Own())
-    assert said == "--algorithm other would do nothing: Own, which the page sets, does not use it; leave it out"
+    assert said == "--algorithm other would do nothing: the page sets an algorithm itself; leave it out"
     said = refused(play, "--filter", "cut(2)", filters=(cut(),))
-    assert (
-        said == "--filter ('cut(norm=2.0)',) would do nothing: Cut, which the page sets, does not use it; leave it out"
-    )
+    assert said == "--filter ('cut(norm=2.0)',) would do nothing: the page sets filters itself; leave it out"
     assert "would do nothing" in refused(play, "--filter", "cut(2)", filters=())

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from difflib import get_close_matches
+from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
@@ -185,6 +186,15 @@ class Algorithm:
     # Whether training may change elements that the examples do not reach (see `TrainerBase.touched_rows`).
     changes_all: ClassVar[bool] = False
 
+    def __init_subclass__(cls) -> None:
+        """Names what is nearly an attribute of the base class: it would do nothing."""
+        refuse_misspelt(cls, Algorithm)
+        if cls.weight not in get_args(Weight):
+            raise BadInput(f"{cls.__name__}.weight is {cls.weight!r}; it is 'user' or 'one'")
+
+    def check(self, shapes: Shapes) -> None:
+        """Raises BadInput if it cannot work with this model."""
+
     def private(self, names: Sequence[str]) -> Sequence[str]:
         """Which parameters each user keeps to itself, beside those that are private anyway: names, or patterns of them.
 
@@ -221,6 +231,21 @@ class Algorithm:
 
         Where it is overridden, users are tested with the global model and with their own.
         """
+
+
+def refuse_misspelt(kind: type, base: type) -> None:
+    """Refuses a subclass whose own attribute is spelt nearly like one of the base class.
+
+    Raises:
+        BadInput: with both names.
+    """
+    known = [name for name in vars(base) if not name.startswith("_")]
+    for name in vars(kind):
+        if name.startswith("_") or name in known:
+            continue
+        near = get_close_matches(name, known, n=1, cutoff=0.75)
+        if near:
+            raise BadInput(f"{kind.__name__}.{name}: did you mean {near[0]!r}? If not, give it another name")
 
 
 def check_number(name: str, value: float, *, least: float | None = None, above: float | None = None) -> None:

@@ -259,9 +259,9 @@ class ExactSum:
             part = slice(start, start + BLOCK)
             now, before, target = new[part], old[part], total[part]
             delta = room[: target.size]
-            with np.errstate(invalid="ignore"):  # infinity minus infinity; the check below names it
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found and named
                 np.subtract(now, before, out=delta)
-            self._put(put, delta, target, fresh=fresh)
+                self._put(put, delta, target, fresh=fresh)
             np.copyto(now, before)
 
     def _put(self, put: _Put, delta: Array, target: Int64, *, fresh: bool) -> None:

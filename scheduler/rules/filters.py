@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from scheduler.rules.algorithm import Local, Shapes, Specs
+from scheduler.rules.algorithm import Local, Shapes, Specs, refuse_misspelt
 from scheduler.rules.server_rule import Float64
 from scheduler.rules.step import Step
 
@@ -20,6 +20,15 @@ class Filter:
 
     # Whether it needs users to count as one each, whatever they weigh.
     counts_equally: ClassVar[bool] = False
+    # Whether it promises something of all that a user sends: then nothing may be sent that does not pass it.
+    guards: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Names what is nearly an attribute of the base class: it would do nothing."""
+        refuse_misspelt(cls, Filter)
+
+    def check(self, shapes: Shapes) -> None:
+        """Raises BadInput if it cannot work with this model."""
 
     def user_state(self, shapes: Shapes) -> Specs:
         """Arrays that each user keeps for this filter, by name; they are in `local.state`."""

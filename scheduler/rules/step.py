@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scheduler.rules.metrics import Pair, ratio
+from protos.errors import BadInput
+from scheduler.rules.metrics import Pair
 from scheduler.rules.streams import stream
 
 
@@ -32,11 +33,32 @@ class Step:
     cohort: int
     population: int
     scalars: Mapping[str, Pair] = field(default_factory=dict)
+    _array: str = ""
+    _streams: dict[tuple[str | int, ...], np.random.Generator] = field(default_factory=dict, compare=False, repr=False)
 
     def mean(self, name: str) -> float:
-        """The mean of a scalar over users; NaN if nobody has said it."""
-        return ratio(self.scalars.get(name, (0.0, 0.0)))
+        """The mean of a scalar over users.
+
+        Raises:
+            BadInput: nobody has said it.
+        """
+        total, count = self.scalars.get(name, (0.0, 0.0))
+        if not count:
+            said = ", ".join(sorted(self.scalars)) or "none"
+            raise BadInput(
+                f"date {self.date}, round {self.round}: no user has said the scalar {name!r}; there are: {said}"
+            )
+        return total / count
 
     def rng(self, *what: str | int) -> np.random.Generator:
-        """A random stream of this round, from (seed, date, round, what it is for)."""
-        return stream(self.seed, "server", self.date, self.round, *what)
+        """A random stream of the array that is moved, from (seed, date, round, array, what it is for).
+
+        It goes on from block to block of the array.
+        """
+        if what not in self._streams:
+            self._streams[what] = stream(self.seed, "server", self.date, self.round, self._array, *what)
+        return self._streams[what]
+
+    def of_array(self, name: str) -> Step:
+        """The same for one array, with streams of its own."""
+        return replace(self, _array=name, _streams={})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,10 +46,19 @@ class Slots:
 
 def filters_on_mean(filters: Sequence[Filter], name: str, at: Step) -> list[OnMean]:
     """What a parameter's mean passes, in order: the chain of the updates in reverse."""
+    at = at.of_array(name)
 
     def bound(number: int, each: Filter) -> OnMean:
-        rng = at.rng("filter", number, name)
-        return lambda mean: each.on_mean(name, mean, at, rng)
+        who, rng = f"{type(each).__name__}.on_mean", at.rng("filter", number)
+
+        def change(mean: Float64) -> None:
+            given: Any = each.on_mean(name, mean, at, rng)  # type: ignore[func-returns-value]
+            if given is not None:
+                raise BadInput(f"{who} returns something; it must change the mean in place")
+            if not np.isfinite(mean).all():
+                raise BadInput(f"{who} made the mean of parameter {name!r} NaN or infinite")
+
+        return change
 
     return [bound(number, each) for number, each in reversed(list(enumerate(filters))) if changes_mean(each)]
 
@@ -72,6 +82,7 @@ def move(
     Raises:
         BadInput: a new value is not finite; the array is left half-way.
     """
+    at = at.of_array(name)
     by_rows = rule.keeps_untouched and not rule.slots and not on_mean and array.ndim > 1
     if by_rows:
         touched = np.logical_or.reduce([s.touched[name] for s in sums])
@@ -94,6 +105,9 @@ def _move_flat(
             change(mean)
         x: Float64 = flat[part].astype(np.float64)
         new = rule.step(x, mean, {slot: values[part] for slot, values in slots.items()}, at)
+        if getattr(new, "shape", None) != flat[part].shape:
+            what = f"an array of shape {list(new.shape)}" if hasattr(new, "shape") else repr(new)[:60]
+            raise BadInput(f"{type(rule).__name__}.step returns {what} for {name!r}; it must be {[flat[part].size]}")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused
             rounded = new.astype(flat.dtype)
         if not np.isfinite(rounded).all():

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from protos.codec import Tensors
 from scheduler.rules.metrics import ratio, reduce_metrics
 from scheduler.service.messages import Layout
+from scheduler.state.global_model import OF
 from scheduler.state.rounds import TRAIN, RoundRecord
 from simulator.launch.launch_environment import launch_of
 from simulator.launch.launcher import find_launcher
@@ -68,7 +69,9 @@ class RunProgress:
 
     def on_initial(self, params: Tensors) -> None:
         """Says how large the model is."""
-        logger.info("%d shared parameters", sum(value.size for value in params.values()))
+        model = sum(value.size for name, value in params.items() if OF not in name)
+        beside = sum(value.size for value in params.values()) - model
+        logger.info("%d shared parameters%s", model, f", {beside} numbers beside them" if beside else "")
 
     def on_record(self, record: RoundRecord) -> None:
         """Moves the bar, or says a line."""

@@ -75,6 +75,8 @@ def run(
         raise BadInput(f"run() starts its ranks itself: start the program without {launch.launcher}, and give ranks=N")
     if ranks < 1:
         raise BadInput(f"ranks={ranks}: a run has at least one")
+    if filters is not None and not isinstance(filters, Sequence):
+        raise BadInput(f"filters={filters!r}: it must be a list of filters")
     chosen = None if filters is None else tuple(filters)
     pieces = Pieces(reader, trainer, sampler, test_sampler, server_optimizer, algorithm, chosen)
     with ExitStack() as stack:

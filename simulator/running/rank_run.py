@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import BadInput, FLError, InternalError, RunEnded
+from scheduler.rules.algorithm import Algorithm
+from scheduler.rules.filters import Filter
 from scheduler.state.rounds import Rules
 from scheduler.state.stopping import STOPPED, Stop
 from simulator.callbacks.callback import Callback
@@ -226,6 +228,7 @@ class RankRun:
         if settings.interface is not None and not role.spans_hosts and role.is_scheduler():
             logger.info("--interface %s has nothing to do: all ranks are on one host", settings.interface)
         rules = self._make_rules()
+        _check_kinds(rules)
         check_sendable("algorithm", rules.algorithm)
         for each in rules.filters:
             check_sendable("filter", each)
@@ -277,3 +280,15 @@ class RankRun:
             raise Refused(problem)
         self._role.detach()
         return _Place(address, Path(folder), resumed)
+
+
+def _check_kinds(rules: Rules) -> None:
+    """Raises BadInput for a name, a class or another object in the place of an algorithm or a filter."""
+    for what, piece, kind in (
+        ("algorithm", rules.algorithm, Algorithm), *(("filter", each, Filter) for each in rules.filters),
+    ):  # fmt: skip
+        if not isinstance(piece, kind):
+            shown = f"the class {piece.__name__}" if isinstance(piece, type) else repr(piece)[:80]
+            raise BadInput(
+                f"{what}: it must be an object of a subclass of {kind.__name__}, not {shown}; names are settings"
+            )

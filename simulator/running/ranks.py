@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +55,7 @@ def run_ranks(
     Raises:
         FLError: the run was refused or has failed.
     """
+    pieces = _made(settings, pieces)
     for name, piece in (*vars(pieces).items(), *((f"callback {n}", each) for n, each in enumerate(callbacks, 1))):
         if piece is not None:
             check_sendable(name.replace("_", " "), piece)
@@ -142,3 +144,15 @@ def _forward(source: IO[str], target: IO[str], last: deque[str]) -> None:
             with contextlib.suppress(ValueError, OSError):
                 target.write(line)
                 target.flush()
+
+
+def _made(settings: Settings, pieces: Pieces) -> Pieces:
+    """The pieces with those that settings choose by name: a rank may not know a class that was registered here."""
+    return replace(
+        pieces,
+        sampler=pieces.sampler or settings.make_sampler(),
+        test_sampler=pieces.test_sampler or settings.make_test_sampler(),
+        optimizer=pieces.optimizer or settings.make_server_optimizer(),
+        algorithm=pieces.algorithm or settings.make_algorithm(),
+        filters=settings.make_filters() if pieces.filters is None else pieces.filters,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -143,6 +144,12 @@ class LocalTurn:
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Sets parameters."""
         self._settle()
+        for name, value in arrays.items():
+            spec = self._model.specs.get(name)
+            if spec is None or value.shape != spec.shape:
+                raise BadInput(
+                    f"uid {self.uid!r}: load got {name!r} {list(value.shape)}, the model has {spec or 'no such'}"
+                )
         self._model.load(arrays)
 
     def reset(self) -> None:
@@ -161,6 +168,8 @@ class LocalTurn:
             self._steps = 0
             return {}
         self._only = None if only is None else tuple(only)
+        if self._only == ():
+            raise BadInput(f"uid {self.uid!r}: train(only=[]) trains nothing; the model may have no such parameters")
         if self._only is not None:
             self._model.train_only(self._only)
         part = f"part {self._trainings}" if self._trainings or self._phase != "train" else ""
@@ -185,7 +194,8 @@ class LocalTurn:
     def gradients(self) -> Mapping[str, Array]:
         """Of the shared parameters that train now."""
         names = self._model.trained if self._only is None else [n for n in self._model.trained if n in self._only]
-        return {name: self._model.gradient(name) for name in names}
+        # What is written to is an array, and not this mapping.
+        return MappingProxyType({name: self._model.gradient(name) for name in names})
 
     # -- what is sent ------------------------------------------------------------
 
@@ -214,6 +224,11 @@ class LocalTurn:
                 f"uid {self.uid!r}: scalar {name!r} is ({value}, {count}): its training diverged; lower --lr"
             )
         self.scalars[name] = total, counted
+
+    @property
+    def sends_more(self) -> str:
+        """What is sent beside the model, for errors; "" if nothing."""
+        return ", ".join([*(f"group {g!r}" for g in self._sent), *(f"scalar {s!r}" for s in self.scalars)])
 
     def add_to(self, exact: ExactSum, cohort_size: int, equal: Iterable[str], rows: Rows) -> None:
         """Adds all that is sent to the sums of a share.

@@ -135,6 +135,9 @@ class Shard:
         self._rows = TouchedRows(model)
         self._evaluation = Evaluation(model, changes=personalises(algorithm))
         shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
+        algorithm.check(shapes)
+        for each in self._is.filters:
+            each.check(shapes)
         self._groups = algorithm.groups(shapes)
         for name in self._groups:
             if not name.isidentifier() or name == "state":

@@ -89,6 +89,11 @@ class UserTurns:
         metrics = _checked(type(self._algorithm).__name__, self._algorithm.train(local))
         for number, each in enumerate(self._filters, 1):
             each.on_user(local.at_piece(number))
+            if each.guards and local.sends_more:
+                raise BadInput(
+                    f"uid {user.uid!r}: {type(self._algorithm).__name__} sends {local.sends_more}, which "
+                    f"{type(each).__name__} does not guard; use an algorithm that sends the model alone"
+                )
         return metrics, local
 
     def train_plainly(self, user: Loaded) -> dict[str, Pair]:

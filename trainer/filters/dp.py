@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from scheduler import Float64, Step, check_number, register_filter
+from protos.errors import BadInput
+from scheduler import Float64, Shapes, Step, check_number, register_filter
 from trainer.filters.clip import Clip
 
 
@@ -26,10 +27,17 @@ class UserDP(Clip):
     noise: float = 1.0
 
     counts_equally: ClassVar[bool] = True
+    guards: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("noise", self.noise, least=0.0)
+
+    def check(self, shapes: Shapes) -> None:
+        """Refuses shared buffers: with noise on it, a running variance may become negative."""
+        buffers = [name for name in shapes.shared if name not in shapes.trained]
+        if buffers:
+            raise BadInput(f"dp: noise on buffers makes no sense; let users keep them: --private {','.join(buffers)}")
 
     def on_mean(self, name: str, mean: Float64, at: Step, rng: np.random.Generator) -> None:
         """Adds the noise."""
