@@ -149,6 +149,7 @@ def test_the_private_bias_helps_as_the_readme_says(folder, alone):
     assert len({arrays["out.bias"].tobytes() for arrays in biases.values()}) == len(biases) > 40
 
 
+@pytest.mark.slow
 def test_the_readmes_own_sampler_and_server_step(folder):
     output = folder / "rules"
     assert top1(folder, "my_rules.py", "data", "--output", "rules", ranks=2) > 1.5 * CHANCE
@@ -193,6 +194,7 @@ def test_the_prox_example_without_its_pull_is_the_plain_task(folder, alone):
     assert same(params(folder / "prox0"), params(alone[1]))
 
 
+@pytest.mark.slow
 def test_the_prox_example_stays_nearer_to_its_start(folder, alone):
     top1(folder, "my_prox.py", "data", "--output", "prox", "--mu", "2")
 

@@ -137,6 +137,7 @@ def test_scaffold_option_2(data, tmp_path):
         np.testing.assert_allclose(joined(arrays, "state/"), own[uid], atol=5e-5)
 
 
+@pytest.mark.slow
 def test_ditto(data, tmp_path):
     loop, lam = play(data, tmp_path, "--algorithm", "ditto(lam=0.5)"), 0.5
     w, own = loop.w, {}
@@ -162,6 +163,7 @@ def test_ditto(data, tmp_path):
     assert float(row["top1"]) == pytest.approx(shared_hits / counts, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_fine_tuning_before_the_test(data, tmp_path):
     loop = play(data, tmp_path, "--algorithm", "finetune(epochs=3)")
     w = loop.w
@@ -209,6 +211,7 @@ def test_fedrep_trains_the_head_and_then_the_rest(data, tmp_path):
         np.testing.assert_allclose(arrays["out.bias"], heads[uid], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_clipping(data, tmp_path):
     loop, bound = play(data, tmp_path, "--filter", "clip(norm=0.4)"), 0.4
     w, clipped = loop.w, 0
@@ -222,6 +225,7 @@ def test_clipping(data, tmp_path):
     loop.check(w)
 
 
+@pytest.mark.slow
 def test_noise_on_the_sum_of_clipped_updates(data, tmp_path):
     """Without noise users count equally; with it, what is added has the deviation that it must have."""
     loop, bound = play(data, tmp_path / "quiet", "--filter", "dp(norm=0.4, noise=0.0)"), 0.4
@@ -394,6 +398,7 @@ def test_privacy_is_not_promised_for_what_does_not_pass_the_filter(data, tmp_pat
     assert f"sends {sent}, which UserDP does not guard; use an algorithm that sends the model alone" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_its_buffers_a_model_with_batch_norm_gets_noise(data, tmp_path):
     flags = ["--filter", "dp(0.4)", "--rounds", 2, "--output", tmp_path / "out"]
     done = run(TINY, data, *FLAGS, *flags, check=False)

@@ -185,6 +185,7 @@ def test_an_unknown_uid_in_a_plan(data, tmp_path):
     assert "cohort 1" in text
 
 
+@pytest.mark.slow
 def test_a_user_with_no_examples_names_file_and_uid(tmp_path):
     data = make_data(tmp_path / "data")
     path = data / "20200101" / "train_1.json"

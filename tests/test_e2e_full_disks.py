@@ -50,6 +50,7 @@ def inside():
     return run
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_the_middle_of_a_run(inside, data, tmp_path):
     # Some 300 bytes a round, and 16 KiB that a start needs.
     done = inside(tmp_path, "size=40k", [data, "--rounds", 400, *FLAGS, "--output", tmp_path / "run"])

@@ -35,6 +35,7 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.slow
 def test_the_bits_are_those_of_one_process_and_of_mpich(data, tmp_path, monkeypatch):
     done = run(TINY, data, *RUN, "--output", tmp_path / "open", mpirun=mpirun(3))
     assert "2 simulators" in done.stdout

@@ -163,6 +163,7 @@ def test_twenty_runs_hold_no_more_than_three(data, tmp_path, scratch):
     assert grown(third) == []
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_process_as_it_was(data, tmp_path, scratch):
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

@@ -389,6 +389,7 @@ def test_what_ends_a_run_ends_it_in_seconds_with_one_message(ending, case):
 # -- private values of --init ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_private_values_of_init_never_reach_the_scheduler(data, alone, tmp_path, scratch, monkeypatch):
     start = params(alone, "initial")
     planted = {

@@ -177,6 +177,7 @@ def test_a_simulator_does_not_leave_while_it_is_needed(ready):
         soon(ready.clients[0].exchange, "more", b"")
 
 
+@pytest.mark.slow
 def test_what_nobody_waits_for_any_more_counts_as_not_said(ready):
     told = ready.clients[0]
     request = pb.ExchangeRequest(rank=1, key="key", payload=b"too soon")

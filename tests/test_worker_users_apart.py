@@ -238,6 +238,7 @@ def check_placement(tmp_path, *flags):
     return one
 
 
+@pytest.mark.slow
 def test_traces_of_users_do_not_reach_others_on_any_placement(tmp_path):
     output = check_placement(tmp_path, "--private", "seen")
     seen = {arrays["seen"].tobytes() for arrays in private(output).values()}
