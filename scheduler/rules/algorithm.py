@@ -129,7 +129,7 @@ class Local(Protocol):
 
     @property
     def known(self) -> bool:
-        """Whether it has trained before, and so has a state; if not, that is zero.  False if nothing is kept of users."""
+        """Whether it has trained before; if not, its state is zero.  False where nothing is kept of users."""
 
     @property
     def update(self) -> Update:
