@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 
 import pytest
 from deadly_task import ORDERS, order
@@ -87,5 +88,6 @@ def test_a_kill_changes_no_bit(data, references, tmp_path, monkeypatch, flag, ch
     kill_all(process)
     process.stdout.close()
     done = run(DEADLY, "--resume", output, "--shards", 1, ranks=3)
-    assert "resumed after round 6 of the run, date 20200102" in done.stdout + done.stderr
+    # The checkpoint of round 6 may just have been on its way.
+    assert re.search("resumed after round [56] of the run, date 20200102", done.stdout + done.stderr)
     assert_same_record(output, expected)
