@@ -114,8 +114,9 @@ def reference(tmp_path_factory):
 
 @pytest.fixture
 def crashed(reference, tmp_path):
-    """The record of a run that was killed after its only checkpoint, that of round 3."""
+    """The record of a run that was killed before its second checkpoint: the first is that of round 3."""
     shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "step-00000004.ckpt").unlink()
     (tmp_path / "run" / "params" / "final.npz").unlink()
     return tmp_path / "run"
 

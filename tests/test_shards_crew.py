@@ -12,9 +12,9 @@ import pytest
 from deadly_reader import DeadlyReader
 from doors import keys
 
-from protos.errors import BadInput, FLError, RunEnded
+from protos.errors import BadInput, FLError, PeerLost, RunEnded
 from simulator.shards import jobs
-from simulator.shards.crew import ShardCrash
+from simulator.shards.crew import ShardCrash, _as_error
 from simulator.shards.pool import ShardPool
 from simulator.users.store import UserStore
 
@@ -237,3 +237,10 @@ def test_the_processes_end_with_the_pool(pool, folder):
     pool.close()
     assert not any(process.is_running() for process in processes)
     assert Path(folder / "store").exists()
+
+
+def test_a_peer_that_a_shard_cannot_reach_is_told_apart_from_bad_input():
+    """Whoever waits then asks whether the run has failed over there."""
+    error = _as_error(jobs.Failed("date 20200101, round 2, uid 'a'", "the data server of rank 2 is gone", True, True))
+    assert type(error) is PeerLost
+    assert str(error) == "date 20200101, round 2, uid 'a': the data server of rank 2 is gone"

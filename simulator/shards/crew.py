@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from protos.errors import BadInput, FLError, RunEnded
+from protos.errors import BadInput, FLError, PeerLost, RunEnded
 from simulator.shards import jobs
 from simulator.shards.deaths import OomKills, death_hint
 from simulator.shards.process import ShardProcess
@@ -244,6 +244,8 @@ class ShardCrew:
 
 
 def _as_error(failed: jobs.Failed) -> Exception:
+    if failed.peer_lost:
+        return PeerLost(f"{failed.where}: {failed.message}" if failed.where else failed.message)
     if failed.bad_input:
         if not failed.where or failed.where.startswith("file "):
             return BadInput(failed.message)

@@ -242,11 +242,13 @@ class Failed:
         where: which file, or uid, date and round.
         message: one line if the input is to blame, else a traceback.
         bad_input: whether the input is to blame.
+        peer_lost: whether another simulator did not answer; it may be that the run has failed there.
     """
 
     where: str
     message: str
     bad_input: bool
+    peer_lost: bool = False
 
 
 def describe_turn(uid: str, at: Round) -> str:

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from protos.errors import FLError
+from protos.errors import FLError, PeerLost
 from simulator.launch.main_script import import_main
 from simulator.logs import set_up_logging
 from simulator.machine.address_space import lack_of_memory
@@ -38,7 +38,7 @@ def _failure(shard: Shard, error: BaseException) -> jobs.Failed:
     # Readers speak of bad data with ValueError, the core with FLError, trainers with `TaskError`: one line is enough.
     bad_data = isinstance(error, ValueError) and shard.where.startswith("file ")
     if isinstance(error, FLError) or bad_data or getattr(error, "one_line", False):
-        return jobs.Failed(shard.where, str(error), bad_input=True)
+        return jobs.Failed(shard.where, str(error), bad_input=True, peer_lost=isinstance(error, PeerLost))
     return jobs.Failed(shard.where, "".join(traceback.format_exception(error)).rstrip(), bad_input=False)
 
 
