@@ -191,6 +191,11 @@ class TrainerBase(ABC):
             order = rng.permutation(count)
             examples = {name: rows[order] for name, rows in examples.items()}
         held = self.hold(examples)
+        small = sum(rows.nbytes for rows in examples.values()) <= _CUT_BYTES
+        cut = _cut_at_once(held, count, self.batch_size) if small else None
+        if cut is not None:
+            yield from cut
+            return
         for start in range(0, count, self.batch_size):
             yield {name: rows[start : start + self.batch_size] for name, rows in held.items()}
 
@@ -249,12 +254,32 @@ class TrainerBase(ABC):
         return totals
 
 
+# Of examples whose tensors are cut at once: the pieces are copies.
+_CUT_BYTES = 1 << 20
+
+
+def _cut_at_once(held: Mapping[str, Any], count: int, size: int) -> list[dict[str, Any]] | None:
+    """All batches by one operator an array, instead of one a batch and array; None if they are no tensors."""
+    import paddle
+
+    if count <= size or not all(isinstance(rows, paddle.Tensor) for rows in held.values()):
+        return None
+    sizes = [min(size, count - start) for start in range(0, count, size)]
+    pieces = [paddle.split(rows, sizes) for rows in held.values()]
+    return [dict(zip(held, batch, strict=True)) for batch in zip(*pieces, strict=True)]
+
+
 def _checked(model: Any, answer: Any) -> tuple[Any, Any]:
     """What `model.loss` gave, if it is a loss and metrics.
 
     Raises:
         TaskError: it is not; names the class.
     """
+    if type(answer) is tuple and len(answer) == 2:
+        loss, metrics = answer
+        # What nearly all models give, found without a microsecond for each batch.
+        if type(metrics) is dict and getattr(loss, "ndim", -1) == 0 and hasattr(loss, "backward"):
+            return loss, metrics
     who, must = f"{type(model).__name__}.loss", "it must return (loss, metrics), metrics as name -> (sum, count)"
     if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise TaskError(f"{who} returns {_short(answer)}; {must}")
@@ -299,4 +324,6 @@ def add_metrics(totals: Metrics, metrics: Mapping[str, Any]) -> None:
 
 def _as_float(value: Any) -> float:
     """A number's value; a tensor's own `float` takes many times as long as its `item`."""
+    if type(value) is int or type(value) is float:
+        return float(value)
     return float(value.item() if hasattr(value, "item") else value)

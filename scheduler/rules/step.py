@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -61,4 +61,5 @@ class Step:
 
     def of_array(self, name: str) -> Step:
         """The same for one array, with streams of its own."""
-        return replace(self, _array=name, _streams={})
+        # Not by `replace`, which takes as long as the step of a small array.
+        return Step(self.seed, self.date, self.round, self.step, self.cohort, self.population, self.scalars, name)

@@ -128,11 +128,9 @@ class GlobalModel:
         Raises:
             BadInput: a new value is not finite; the arrays are left half-way.
         """
-        equal = (1.0,) * at.cohort
-        factors: dict[Weight, float] = {
-            "user": mean_factor(weights, scale_exponent(weights)),
-            "one": mean_factor(equal, scale_exponent(equal)),
-        }
+        counted: dict[Weight, Sequence[float]] = {"user": weights, "one": (1.0,) * at.cohort}
+        kinds = {weight for _, weight in self._moved_by.values()}
+        factors = {kind: mean_factor(counted[kind], scale_exponent(counted[kind])) for kind in kinds}
         for name, value in self.need_params().items():
             rule, weight = self._moved_by[name]
             on_mean = () if OF in name else filters_on_mean(self._rules.filters, name, at)

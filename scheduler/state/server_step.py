@@ -46,6 +46,8 @@ class Slots:
 
 def filters_on_mean(filters: Sequence[Filter], name: str, at: Step) -> list[OnMean]:
     """What a parameter's mean passes, in order: the chain of the updates in reverse."""
+    if not filters:
+        return []
     at = at.of_array(name)
 
     def bound(number: int, each: Filter) -> OnMean:

@@ -30,6 +30,8 @@ class LayerState:
         self._name, self._layer = name, layer
         self._attributes = dict(vars(layer))
         self._registries = {key: (getattr(layer, key), dict(getattr(layer, key))) for key in _REGISTRIES}
+        self._structure = [self._registries[key] for key in _REGISTRIES[:3]]
+        self._hooks = [self._registries[key] for key in _REGISTRIES[3:]]
 
     def registry_of(self, key: str) -> tuple[dict[str, Any], Any]:
         """Where a parameter or buffer of this layer is registered, and the tensor itself."""
@@ -53,6 +55,10 @@ class LayerState:
             for key, tensor in made.items():
                 if names.get(id(tensor), self._full(key)) != self._full(key):
                     yield self._full(key), live, key, names[id(tensor)]
+
+    def is_whole(self) -> bool:
+        """Whether parameters, buffers and layers are those that it was made with."""
+        return all(_same(live, made) for live, made in self._structure if live or made)
 
     def check(self) -> None:
         """Refuses what a turn must not change, since it would be lost or missing for the next user.
@@ -84,9 +90,9 @@ class LayerState:
     def _full(self, key: str) -> str:
         return f"{self._name}.{key}" if self._name else key
 
-    def put_back(self) -> None:
-        """Makes all of it what it was."""
-        for live, made in self._registries.values():
+    def put_back(self, *, whole: bool = False) -> None:
+        """Makes all of it what it was; `whole` if that is known of parameters, buffers and layers."""
+        for live, made in self._hooks if whole else self._registries.values():
             if (live or made) and not _same(live, made):
                 live.clear()
                 live.update(made)

@@ -128,6 +128,8 @@ class ModelState:
     ) -> None:
         self.model = model
         self._switches = _Switches()
+        # Whether layers, parameters and buffers are known to be those of the model: after a look, until others run.
+        self._whole = False
         layers = {name: LayerState(name, layer) for name, layer in model.named_sublayers(include_self=True)}
         self._layers = list(layers.values())
         tensors = dict(model.named_parameters())
@@ -200,6 +202,9 @@ class ModelState:
 
     def check_structure(self) -> None:
         """Refuses a turn that made another model of it; raises as `LayerState.check`."""
+        self._whole = all(layer.is_whole() for layer in self._layers)
+        if self._whole:
+            return
         for layer in self._layers:
             layer.check()
         for tie, registry, key, name in self._ties:
@@ -225,7 +230,8 @@ class ModelState:
             values = {name: shared[name] for name in left if name in self._is_shared}
         self._switches.put_back()
         for layer in self._layers:
-            layer.put_back()
+            layer.put_back(whole=self._whole)
+        self._whole = False
         for name in left:
             self._places[name].put_back_memory()
         self.load(values)
