@@ -185,6 +185,7 @@ def test_fine_tuning_before_the_test(data, tmp_path):
     assert 0 <= float(row["personal_helps"]) <= 1
 
 
+@pytest.mark.slow
 def test_fedrep_trains_the_head_and_then_the_rest(data, tmp_path):
     """The head is the bias here, and the weight the representation: each trains with the other fixed."""
     run(LINEAR, data, *FLAGS, "--algorithm", "fedrep(head='out.bias', head_epochs=2)", "--output", tmp_path)
@@ -260,6 +261,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_what_the_docs_show_runs(data, tmp_path):
     """The algorithm there is FedProx; the filter sends signs, of which the mean is a multiple of a fifth."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "algorithms.md").read_text(), re.S)

@@ -44,7 +44,9 @@ def one_line(text):
 EXCHANGE = ["--no-shared-memory", "--exchange", "always"]  # the others wait for the sums of the one that fails
 
 
-@pytest.mark.parametrize(("ranks", "more"), [(1, []), pytest.param(3, [], marks=pytest.mark.slow), (3, EXCHANGE)])
+@pytest.mark.parametrize(
+    ("ranks", "more"), [(1, []), *(pytest.param(3, more, marks=pytest.mark.slow) for more in ([], EXCHANGE))]
+)
 def test_an_exception_in_a_trainer_names_uid_date_and_round(data, tmp_path, ranks, more):
     began = time.monotonic()
     trouble = ["--trouble", "raise", "--trouble-uid", "user005"]
@@ -136,7 +138,7 @@ def test_sigkill_of_a_rank_ends_the_run_while_its_shard_is_replaced(data, tmp_pa
     ends(process, everything)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_run_without_a_traceback(data, tmp_path, ranks):
     process = hanging_run(data, tmp_path, ranks=ranks)
     everything = tree(process)
@@ -227,6 +229,7 @@ def test_a_pattern_that_matches_nothing_lists_the_names(data, tmp_path):
     assert "out.bias" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["names", *(pytest.param(k, marks=pytest.mark.slow) for k in ("shape", "nan", "garbage"))]
 )

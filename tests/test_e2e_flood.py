@@ -43,6 +43,7 @@ def silent(address):
     return socket.create_connection((host, int(port)), timeout=WAIT)
 
 
+@pytest.mark.slow
 def test_who_says_nothing_is_cut_off_and_makes_room(door):
     address, credentials = door
     early = Caller(address, "the server", 0, keys(1, credentials))

@@ -96,6 +96,7 @@ def test_several_hosts_give_the_bits_of_one(hosts, data, alone, tmp_path, hostfi
     assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_hosts_with_files_of_their_own_give_the_bits_of_one_disk(hosts, data, alone, tmp_path):
     with hosts.own_disks() as (disk, folders):
         for number, file in ((2, 0), (3, 1)):

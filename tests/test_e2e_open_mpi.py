@@ -79,6 +79,7 @@ def test_a_simulator_that_is_killed_ends_the_run_in_seconds(data, tmp_path):
         kill_all(process) if psutil.pid_exists(process.pid) else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("abi", "begin", "line"),
     [

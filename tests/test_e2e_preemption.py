@@ -152,6 +152,7 @@ def test_a_round_is_finished_and_the_same_command_goes_on(
 # -- at other moments ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=SLOW)])
 def test_a_test_is_given_up_and_done_again(references, tmp_path, orders, ranks):
     """After round 4; the rows of the test after it come once."""

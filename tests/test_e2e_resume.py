@@ -51,6 +51,7 @@ def checkpoints(output):
     return output / "checkpoints"
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_how_it_goes_on(reference, tmp_path):
     data, _ = reference
     (tmp_path / "plan.json").write_text('[["user001"], ["user002"], ["user003"]]')
@@ -147,7 +148,7 @@ def test_a_day_whose_last_round_is_the_checkpoint_is_still_tested(tmp_path, more
 
 @pytest.mark.parametrize(
     ("days", "fewer", "more", "back_to"),
-    [(1, 6, 9, 6), pytest.param(2, 4, 6, 4, marks=SLOW), pytest.param(2, 6, 5, 4, marks=SLOW)],
+    [pytest.param(1, 6, 9, 6, marks=SLOW), pytest.param(2, 4, 6, 4, marks=SLOW), pytest.param(2, 6, 5, 4, marks=SLOW)],
     ids=["after its end", "more in the first day", "fewer in the first day"],
 )
 def test_a_run_goes_on_with_other_rounds_as_one_that_had_them_from_the_start(tmp_path, days, fewer, more, back_to):

@@ -174,7 +174,11 @@ def fails(references, tmp_path, *flags, ranks=1, mode="federated"):
 
 @pytest.mark.parametrize(
     ("mode", "ranks"),
-    [("federated", 1), pytest.param("federated", 3, marks=SLOW), pytest.param("centralized", 1, marks=SLOW)],
+    [
+        pytest.param("federated", 1, marks=SLOW),
+        pytest.param("federated", 3, marks=SLOW),
+        pytest.param("centralized", 1, marks=SLOW),
+    ],
 )
 def test_the_third_death_at_a_user_ends_the_run(references, tmp_path, orders, mode, ranks):
     uid = cohort(references(mode)[1], 2)[1]

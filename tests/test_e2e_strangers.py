@@ -336,6 +336,7 @@ def moments(info, shared):
 WITH_EFFECT = {"ReportFailure", "RequestStop", "UpdateUserParams"}
 
 
+@pytest.mark.slow
 def test_a_rank_that_says_things_at_a_wrong_moment_neither_hangs_nor_changes_the_run(held, alone):
     calls = moments(
         pb.SimulatorInfo(rank=1, host="h", data_address="a:1", shards=1, days=[DAY]), params(alone, "initial")

@@ -232,6 +232,7 @@ def check_by_hand(tmp_path, how, weigh, *flags, ranks=1):
     return data, output
 
 
+@pytest.mark.slow
 def test_a_run_with_tiny_weights_of_users_in_two_files_equals_a_numpy_loop(tmp_path):
     check_by_hand(tmp_path, "sqrt:1e-13", math.sqrt, "--shards", 2, ranks=3)
 

@@ -184,6 +184,7 @@ def test_of_two_that_go_on_with_a_dead_run_one_is_refused(reference, tmp_path, p
         assert_same_record(output, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=SLOW)])
 def test_a_run_that_lives_keeps_its_folder(data, tmp_path, ranks):
     output = tmp_path / "run"
