@@ -1,6 +1,7 @@
 """The global scheduler: sampling, aggregation, server optimizers, rounds; never Paddle."""
 
 from protos.codec import TensorSpec
+from protos.errors import BadInput
 from scheduler.rules.algorithm import Algorithm, Group, Local, Metrics, Shapes, Specs, Update, check_number
 from scheduler.rules.filters import Filter
 from scheduler.rules.registries import (
@@ -48,6 +49,7 @@ __all__ = [
     "TEST_SAMPLERS",
     "Algorithm",
     "AllTestSampler",
+    "BadInput",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",

@@ -98,7 +98,7 @@ def _said(name: str, settings: Settings, pieces: Pieces) -> str:
     if piece is None and part in _CHOSEN_BY:
         chosen = _CHOSEN_BY[part]
         return f"{begin} with {flag_of(chosen)} {vars(settings)[chosen].partition('(')[0]}; leave it out"
-    if name in (part, "filter"):
+    if part in ("algorithm", "filters"):
         return f"{begin}: the page sets {'filters' if part == 'filters' else 'an algorithm'} itself; leave it out"
     names = ", ".join(type(each).__name__ for each in (piece if part == "filters" and piece else [piece]))
     return f"{begin}: {names}, which the page sets, does not use it; leave it out"

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from protos.errors import BadInput
-from scheduler import Float64, Shapes, Step, check_number, register_filter
+from scheduler import BadInput, Float64, Shapes, Step, check_number, register_filter
 from trainer.filters.clip import Clip
 
 
