@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from protos.errors import FLError, PeerLost, clipped
-from protos.gate import MAKERS
+from protos.gate import MAKERS, behaviour
 from protos.patience import StreamBroken
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Answers(grpc.ServerInterceptor):  # type: ignore[type-arg]
         handler = continuation(details)
         if handler is None:
             return None
-        behave = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        behave = behaviour(handler)
         run = self._streaming(behave) if handler.response_streaming else self._answering(behave)
         make = MAKERS[handler.request_streaming, handler.response_streaming]
         return make(run, handler.request_deserializer, handler.response_serializer)

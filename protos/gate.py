@@ -36,6 +36,12 @@ MAKERS = {
     (False, False): grpc.unary_unary_rpc_method_handler,
 }
 
+
+def behaviour(handler: Any) -> Any:
+    """The method behind a handler, whatever kind it is of."""
+    return handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -105,7 +111,7 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]
         return None if handler is None else self._led_in(rank, handler)
 
     def _led_in(self, rank: int, handler: Any) -> Any:
-        behave = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        behave = behaviour(handler)
 
         def run(request: Any, context: grpc.ServicerContext) -> Any:
             if self._certified and not _is_certified(rank, context):

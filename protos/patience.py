@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from protos.errors import BadInput, FLError
-from protos.gate import check_claims
+from protos.gate import behaviour, check_claims
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Patience(grpc.ServerInterceptor):  # type: ignore[type-arg]
         if handler is None:
             return None
         method = details.method.rpartition("/")[2]
-        behave = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
+        behave = behaviour(handler)
         decode = _decoder(handler.request_deserializer or bytes, method)
         take = self._messages if handler.request_streaming else self._message
 

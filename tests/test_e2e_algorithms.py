@@ -409,3 +409,30 @@ def test_without_its_buffers_a_model_with_batch_norm_gets_noise(data, tmp_path):
         "dp: noise on buffers makes no sense; let users keep them: --private norm._mean,norm._variance" in done.stderr
     )
     run(TINY, data, *FLAGS, *flags, "--private", "norm._mean,norm._variance")
+
+
+EXTRA = """
+import numpy as np
+import linear_task, tiny_task
+from scheduler import Algorithm, register_algorithm
+
+
+@register_algorithm("telling")
+class Telling(Algorithm):
+    def train(self, local):
+        metrics = local.train()
+        metrics["drift"] = np.float32(local.update.norm()), 1
+        return metrics
+
+
+if __name__ == "__main__":
+    tiny_task.TinyTrainer = linear_task.LinearTrainer
+    tiny_task.main()
+"""
+
+
+def test_an_algorithm_may_add_to_the_metrics_of_training(data, tmp_path):
+    page = tmp_path / "page.py"
+    page.write_text(EXTRA)
+    run(page, data, *FLAGS, "--rounds", 2, "--algorithm", "telling", "--output", tmp_path / "out")
+    assert all(float(row["drift"]) > 0 for row in metrics(tmp_path / "out")[:2])

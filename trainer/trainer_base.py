@@ -259,10 +259,11 @@ _CUT_BYTES = 1 << 20
 
 
 def _cut_at_once(held: Mapping[str, Any], count: int, size: int) -> list[dict[str, Any]] | None:
-    """All batches by one operator an array, instead of one a batch and array; None if they are no tensors."""
+    """All batches by one operator an array, instead of one a batch and array; None if they are not plain tensors."""
     import paddle
 
-    if count <= size or not all(isinstance(rows, paddle.Tensor) for rows in held.values()):
+    plain = all(isinstance(rows, paddle.Tensor) and rows.shape[:1] == [count] for rows in held.values())
+    if count <= size or not plain:
         return None
     sizes = [min(size, count - start) for start in range(0, count, size)]
     pieces = [paddle.split(rows, sizes) for rows in held.values()]

@@ -65,8 +65,6 @@ class LocalTurn:
         self._sent: dict[str, Mapping[str, Array]] = {}
         self._only: Sequence[str] | None = None
         self._steps: int | None = None
-        # Of the last training, as they were checked.
-        self.metrics: Mapping[str, Pair] | None = None
         self._trainings = 0
         # Whether the model is as a turn must find it.
         self._settled = True
@@ -177,7 +175,6 @@ class LocalTurn:
         part = f"part {self._trainings}" if self._trainings or self._phase != "train" else ""
         self._trainings += 1
         metrics, self._steps = self._trains(examples, part, epochs, correct)
-        self.metrics = metrics
         if not self._steps and correct is not None:
             raise self._untold("corrects gradients")
         return metrics

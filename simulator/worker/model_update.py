@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,7 +95,3 @@ class ModelUpdate:
             exact.add(name, value, weight, self._uid)
         self._model.put_back(self._shared)
         self._model.load(self._shared)
-
-    def names(self) -> Sequence[str]:
-        """Of its arrays."""
-        return list(self._shared)

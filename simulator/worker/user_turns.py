@@ -86,9 +86,7 @@ class UserTurns:
     def train(self, user: Loaded, weight: float, begin: RoundArrays) -> tuple[dict[str, Pair], LocalTurn]:
         """A user's turn with the algorithm and the filters; returns metrics, and what it sends."""
         local = self._local(TRAIN, user, weight, begin, lambda: user.examples)
-        metrics = self._algorithm.train(local)
-        if metrics is not local.metrics:
-            metrics = _checked(type(self._algorithm).__name__, metrics)
+        metrics = _checked(type(self._algorithm).__name__, self._algorithm.train(local))
         for number, each in enumerate(self._filters, 1):
             each.on_user(local.at_piece(number))
             if each.guards and local.sends_more:
