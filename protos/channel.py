@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -86,7 +87,7 @@ def make_server(
         FLError: the address cannot be bound.
     """
     _check_closed(where, credentials)
-    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
+    pool = _full_pool(threads)
     patience = Patience(threads)
     admission = Admission(gate, certified=credentials is not None)
     options = [*_SERVER, ("grpc.max_allowed_incoming_connections", max_connections())]
@@ -101,12 +102,34 @@ def make_server(
             secured = grpc.ssl_server_credentials([pair], credentials.ca, require_client_auth=True)
             address = join_address(where, server.add_secure_port(join_address(where, 0), secured))
     except (RuntimeError, OSError) as error:
+        pool.shutdown(wait=False)
         hint = "; point TMPDIR to a local disk" if credentials is None else ""
         raise FLError(f"cannot listen on {where}: {error}{hint}") from error
     server.start()
     # gRPC leaves the threads of a server that has stopped to whoever made them.
     patience.attend(server, lambda: pool.shutdown(wait=False))
     return server, address
+
+
+def _full_pool(threads: int) -> ThreadPoolExecutor:
+    """A pool whose threads have all been started.
+
+    gRPC gives a call to the pool in a thread of its own, which ends if the pool can start no
+    thread then: the server would be deaf from there on, and its callers would wait for ever.
+
+    Raises:
+        RuntimeError: the system does not start as many.
+    """
+    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
+    all_there = threading.Barrier(threads)
+    try:
+        for _ in range(threads):
+            pool.submit(all_there.wait)
+    except RuntimeError:
+        all_there.abort()
+        pool.shutdown(wait=False)
+        raise
+    return pool
 
 
 def max_connections() -> int:

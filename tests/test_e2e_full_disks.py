@@ -73,11 +73,13 @@ def test_a_read_only_output_folder_is_said_before_anything_starts(inside, data, 
 
 @pytest.mark.parametrize("size", ["4k", pytest.param("48k", marks=pytest.mark.slow)])
 def test_a_full_disk_of_the_store_of_users(inside, data, tmp_path, size):
-    """At the start, and in the middle of loading."""
+    """At the start, and when there are users: in the middle of loading, or of the round that is the last."""
     (tmp_path / "small").mkdir()
     arguments = [data, "--rounds", 1, *FLAGS, "--output", tmp_path / "run"]
     done = inside(tmp_path / "small", f"size={size}", arguments, TMPDIR=str(tmp_path / "small"))
-    (line,) = done.lines
+    line, *ways_on = done.lines
+    assert ways_on in ([], [f"--resume {tmp_path}/run goes on after round 1 of the run"])
+    assert size != "4k" or ways_on == []
     assert line.startswith(f"rank 1: the store of users in {tmp_path}/small/flsim-")
     assert line.endswith("cannot be written: the disk is full; free space or point TMPDIR elsewhere")
     assert "flsim" not in done.left

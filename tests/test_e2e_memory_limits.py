@@ -117,15 +117,25 @@ def test_a_run_within_a_limit_of_address_space_goes_through(tmp_path, ranks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mib", [400, 700, 1200])
-def test_a_run_within_too_small_a_limit_says_to_raise_it_and_ends(tmp_path, mib):
-    """At 400 MiB there is no room for the store, at 700 for the threads of gRPC, at 1200 for Paddle."""
+@pytest.mark.parametrize("mib", [1536, 1700])
+def test_a_run_within_too_small_a_limit_for_paddle_says_to_raise_it_and_ends(tmp_path, mib):
     began = time.monotonic()
     done = run_limited(tmp_path, mib)
     assert time.monotonic() - began < 60
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("rank 0: ")]
     assert line.endswith("raise the limit or remove it (ulimit -v unlimited)")
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_limit_within_which_no_rank_can_live_is_refused_before_anything_starts(tmp_path, ranks):
+    """gRPC aborts a process in which it can start no thread, or leaves its server deaf: neither is come to."""
+    done = run_limited(tmp_path, 1024, ranks=ranks)
+    said = [line for line in done.stderr.splitlines() if "address space" in line]
+    assert said == ["error: a run needs 1.5 GiB or more; each process of this job may have 1.0 GiB of address space: "
+                    "raise the limit or remove it (ulimit -v unlimited)"]  # fmt: skip
+    assert done.returncode == 2
+    assert not (tmp_path / "out").exists()
 
 
 # -- shards that were killed ---------------------------------------------------------

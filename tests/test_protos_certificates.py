@@ -195,7 +195,8 @@ class Comm:
         into[:] = [theirs[self.rank] for theirs in self.shared.meet(self.rank, mine)]
 
     def Bcast(self, buffer, root):  # noqa: N802
-        buffer[:] = self.shared.meet(self.rank, buffer)[root]
+        # The others' buffers are for what they get: whatever lies in them is not sent.
+        buffer[:] = self.shared.meet(self.rank, buffer if self.rank == root else buffer[:0])[root]
 
 
 class Meeting:

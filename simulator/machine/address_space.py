@@ -6,6 +6,11 @@ import errno
 import os
 import resource
 
+from protos.errors import BadInput
+
+# Of a rank, without what users bring along: libraries, the threads of gRPC, which aborts a process that can start
+# none, and the store's half.  A shard needs more; it says so itself.
+LEAST_BYTES = 3 << 29
 RAISE_LIMIT = "raise the limit or remove it (ulimit -v unlimited)"
 # How the loader, C++, Python's threads, orjson and Paddle say it.
 _TOLD = (
@@ -26,6 +31,13 @@ def limit_hint() -> str:
     if limit is None:
         return ""
     return f"each process of this job may have {gib(limit)} of address space: {RAISE_LIMIT}"
+
+
+def check_address_space() -> None:
+    """Raises BadInput if no rank can live within the limit of this job."""
+    limit = address_space()
+    if limit is not None and limit < LEAST_BYTES:
+        raise BadInput(f"a run needs {gib(LEAST_BYTES)} or more; {limit_hint()}")
 
 
 def lack_of_memory(error: BaseException) -> str | None:

@@ -21,7 +21,7 @@ from simulator.days import list_days
 from simulator.in_force import Pieces, refuse_idle
 from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.launch.signals import StoppedEarly
-from simulator.machine.address_space import lack_of_memory
+from simulator.machine.address_space import check_address_space, lack_of_memory
 from simulator.npz import read_npz
 from simulator.output.result import RunResult
 from simulator.running.machine import Task
@@ -222,6 +222,7 @@ class RankRun:
         if pieces.reader is None or pieces.trainer is None:
             raise FLError("set_reader and set_trainer come before run")
         pieces.take_settings(settings)
+        check_address_space()
         check_sendable("reader", pieces.reader)
         check_sendable("trainer", pieces.trainer)
         role.prepare_network(settings.interface)

@@ -126,10 +126,15 @@ class Simulation:
         self._member.client.exit()
 
     def _remove_socket(self) -> None:
-        """Rank 0 removes the folder of its socket itself, unless it was killed."""
-        if self._closing.at_once and self._scheduler.startswith(UNIX):
+        """Rank 0 removes the folder of its socket itself, unless it is killed.
+
+        It may be, by a launcher, as soon as this rank has left: so that is waited for.  Not for
+        long: it has been told of the end, and a rank that ends at once has an alarm.
+        """
+        mine = self._member.role.is_scheduler()
+        if self._closing.at_once and not mine and self._scheduler.startswith(UNIX):
             with contextlib.suppress(OSError):
-                remove_abandoned(Path(self._scheduler.removeprefix(UNIX)).parent)
+                remove_abandoned(Path(self._scheduler.removeprefix(UNIX)).parent, wait=True)
 
     def _close_client(self) -> None:
         """A scheduler that is elsewhere watches a run that has stopped until the end of its processes."""

@@ -63,14 +63,18 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path, *, wait: bool = False) -> None:
     """Removes the scratch folder of a process that is gone.
+
+    Args:
+        folder: the folder.
+        wait: whether to wait until it has gone, or has removed the folder itself.
 
     Raises:
         OSError: it is in use, somebody else's, or gone as well.
     """
     with (folder / "alive").open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         remove_folder(folder)
 
 
