@@ -36,7 +36,7 @@ class ShardSettings:
         params_fd: unnamed file of the shared parameters.
         sums_fd: unnamed file of this shard's sums.
         queue_fd: unnamed file of the work queue.
-        linger: whether to look for the next job for a moment before falling asleep.
+        tune: whether to do what is for speed only.
         algorithm: how users train.
         filters: what their updates go through.
     """
@@ -52,7 +52,7 @@ class ShardSettings:
     params_fd: int
     sums_fd: int
     queue_fd: int
-    linger: bool = True
+    tune: bool = True
     algorithm: Algorithm = field(default_factory=Algorithm)
     filters: tuple[Filter, ...] = ()
 

@@ -69,7 +69,7 @@ class ShardPool:
             params_fd=self._params_fd,
             sums_fd=self._sums_fds[index],
             queue_fd=self._queue_fd,
-            linger=self._tune,
+            tune=self._tune,
             **self._settings,
         )
         return ShardProcess(told, self._environment, self._lifeline)

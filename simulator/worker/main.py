@@ -158,7 +158,7 @@ def main(pipe: int, lifeline: int) -> None:
             answer: Any = jobs.Done(shard.run(job))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the simulator ends the run with it
             answer = _failure(shard, error)
-        short = settings.linger and time.perf_counter() - began < SHORT_JOB_SECONDS
+        short = settings.tune and time.perf_counter() - began < SHORT_JOB_SECONDS
         try:
             connection.send(answer)
         except OSError:

@@ -27,6 +27,7 @@ from simulator.shards.work_queue import WorkQueue
 from simulator.users.data_client import DataClient
 from simulator.users.store import UserStore
 from simulator.worker.file_reading import read_files
+from simulator.worker.quick_flags import quicken_flags
 from simulator.worker.round_arrays import RoundArrays, full_name
 from simulator.worker.user_state import UserState
 from simulator.worker.weighing import check_same_weight, weight_of, weight_of_piece
@@ -132,6 +133,8 @@ class Shard:
         algorithm = self._is.algorithm
         model = self._model = build_model(self._is.trainer, self._is.seed, self._is.private, algorithm.private)
         leave_to_simulator()
+        if self._is.tune:
+            quicken_flags()
         self._rows = TouchedRows(model)
         self._evaluation = Evaluation(model, changes=personalises(algorithm))
         shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
