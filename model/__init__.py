@@ -1,6 +1,7 @@
 """Models: ordinary Paddle layers.  Importing this imports Paddle, so only shards do."""
 
+from model.classifier import Classifier
 from model.language_model import LanguageModel
 from model.model_base import ModelBase
 
-__all__ = ["LanguageModel", "ModelBase"]
+__all__ = ["Classifier", "LanguageModel", "ModelBase"]

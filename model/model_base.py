@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy.typing as npt
 import paddle
+
+Learner = Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, tuple[float, float]]]
 
 
 class ModelBase(paddle.nn.Layer):
@@ -19,6 +22,18 @@ class ModelBase(paddle.nn.Layer):
     """
 
     private: tuple[str, ...] = ()
+
+    def learner(self, examples: Mapping[str, npt.NDArray[Any]]) -> Learner | None:
+        """For a model that is faster without Paddle's operators: what does `loss` and its `backward` in one.
+
+        Args:
+            examples: that the model is to be trained on; asked for before each training.
+
+        Returns:
+            A function of a batch of these examples as arrays, which sets the gradients of the parameters that
+            train and returns the metrics of `loss` as numbers.  None if there is none for these.
+        """
+        return None
 
     @abstractmethod
     def loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, tuple[Any, Any]]]:

@@ -20,7 +20,7 @@ from trainer.local_sgd import LocalSGD
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from model.model_base import ModelBase
+    from model.model_base import Learner, ModelBase
 
 Examples = Mapping[str, npt.NDArray[Any]]
 Metrics = dict[str, tuple[float, float]]
@@ -187,17 +187,25 @@ class TrainerBase(ABC):
             rng: for a new order; None keeps the order.
         """
         count = len(next(iter(examples.values())))
-        if rng is not None:
-            order = rng.permutation(count)
-            examples = {name: rows[order] for name, rows in examples.items()}
+        examples = _shuffled(examples, rng)
         held = self.hold(examples)
         small = sum(rows.nbytes for rows in examples.values()) <= _CUT_BYTES
         cut = _cut_at_once(held, count, self.batch_size) if small else None
         if cut is not None:
             yield from cut
             return
-        for start in range(0, count, self.batch_size):
+        yield from self._cut(held)
+
+    def _cut(self, held: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(next(iter(held.values()))), self.batch_size):
             yield {name: rows[start : start + self.batch_size] for name, rows in held.items()}
+
+    def _learner(self, model: ModelBase, examples: Examples) -> Learner | None:
+        """See `ModelBase.learner`; None where this class has a way of its own to cut batches or to go forward."""
+        kind = type(self)
+        ours = (kind.forward, kind.batches, kind.hold) == _WAYS
+        offer = getattr(model, "learner", None) if ours else None
+        return None if offer is None else offer(examples)
 
     def forward(self, model: ModelBase, batch: Mapping[str, Any], state: Any) -> tuple[Any, Metrics, Any]:
         """Loss and metrics of a batch, and what to carry to the next batch of this user.
@@ -224,13 +232,16 @@ class TrainerBase(ABC):
         Returns:
             Metrics of the training as name -> (sum, count).
         """
-        optimizer = self.make_optimizer(model)
+        optimizer, learn = self.make_optimizer(model), self._learner(model, examples)
         totals: Metrics = {}
         for _ in range(self.epochs):
-            state = None
-            for batch in self.batches(examples, user.rng if self.shuffle else None):
-                loss, metrics, state = self.forward(model, batch, state)
-                loss.backward()
+            rng, state = user.rng if self.shuffle else None, None
+            for batch in self.batches(examples, rng) if learn is None else self._cut(_shuffled(examples, rng)):
+                if learn is not None:
+                    metrics = learn(batch)
+                else:
+                    loss, metrics, state = self.forward(model, batch, state)
+                    loss.backward()
                 user.before_step()
                 optimizer.step()
                 optimizer.clear_grad()
@@ -254,8 +265,17 @@ class TrainerBase(ABC):
         return totals
 
 
+_WAYS = TrainerBase.forward, TrainerBase.batches, TrainerBase.hold
 # Of examples whose tensors are cut at once: the pieces are copies.
 _CUT_BYTES = 1 << 20
+
+
+def _shuffled(examples: Examples, rng: np.random.Generator | None) -> Examples:
+    """The same examples in a new order, or in the same without a stream."""
+    if rng is None:
+        return examples
+    order = rng.permutation(len(next(iter(examples.values()))))
+    return {name: rows[order] for name, rows in examples.items()}
 
 
 def _cut_at_once(held: Mapping[str, Any], count: int, size: int) -> list[dict[str, Any]] | None:
