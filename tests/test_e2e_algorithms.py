@@ -52,7 +52,7 @@ def descend(w, x, y, extra=lambda w: 0.0, epochs=EPOCHS):
 
 def joined(arrays, prefix=""):
     """Weight and bias as one array."""
-    return np.r_[arrays[f"{prefix}out.weight"], arrays[f"{prefix}out.bias"][None]].astype("float64")
+    return np.r_[arrays[f"{prefix}layers.0.weight"], arrays[f"{prefix}layers.0.bias"][None]].astype("float64")
 
 
 def top1(w, x, y):
@@ -188,11 +188,11 @@ def test_fine_tuning_before_the_test(data, tmp_path):
 @pytest.mark.slow
 def test_fedrep_trains_the_head_and_then_the_rest(data, tmp_path):
     """The head is the bias here, and the weight the representation: each trains with the other fixed."""
-    run(LINEAR, data, *FLAGS, "--algorithm", "fedrep(head='out.bias', head_epochs=2)", "--output", tmp_path)
+    run(LINEAR, data, *FLAGS, "--algorithm", "fedrep(head='layers.0.bias', head_epochs=2)", "--output", tmp_path)
     kept, end = private(tmp_path), params(tmp_path)
-    assert list(end) == ["out.weight"]
+    assert list(end) == ["layers.0.weight"]
     users = users_of(data, DAY, "train")
-    w, heads = params(tmp_path, "initial")["out.weight"].astype("float64"), {uid: np.zeros(3) for uid in users}
+    w, heads = params(tmp_path, "initial")["layers.0.weight"].astype("float64"), {uid: np.zeros(3) for uid in users}
     for cohort in json.loads((tmp_path / "cohorts.json").read_text()):
         deltas = []
         for uid in cohort:
@@ -207,9 +207,9 @@ def test_fedrep_trains_the_head_and_then_the_rest(data, tmp_path):
             heads[uid] = b
             deltas.append(v - w)
         w = w + mean(deltas, [len(users[uid][1]) for uid in cohort])
-    np.testing.assert_allclose(end["out.weight"], w, atol=2e-5)
+    np.testing.assert_allclose(end["layers.0.weight"], w, atol=2e-5)
     for uid, arrays in kept.items():
-        np.testing.assert_allclose(arrays["out.bias"], heads[uid], atol=2e-5)
+        np.testing.assert_allclose(arrays["layers.0.bias"], heads[uid], atol=2e-5)
 
 
 @pytest.mark.slow
@@ -297,7 +297,7 @@ class Wrong(Algorithm):
         self.how = how
 
     def groups(self, shapes):
-        start = {"out.bias": np.zeros(2, "float32")} if self.how == "start" else {"out.bias": np.full(3, 7, "float32")}
+        start = {"layers.0.bias": np.zeros(2, "float32")} if self.how == "start" else {"layers.0.bias": np.full(3, 7, "float32")}
         name = "no/name" if self.how == "group" else "c"
         return {name: Group(shapes.trained, FedAvg(1.0), start=start)}
 
@@ -310,9 +310,9 @@ class Wrong(Algorithm):
     def train(self, local):
         metrics = local.train(only=["nowhere"] if self.how == "only" else None)
         if self.how == "send":
-            local.send("c", {"out.bias": local.params["out.weight"]})
+            local.send("c", {"layers.0.bias": local.params["layers.0.weight"]})
         if self.how == "nan":
-            local.send("c", {"out.bias": local.params["out.bias"] * float("nan")})
+            local.send("c", {"layers.0.bias": local.params["layers.0.bias"] * float("nan")})
         if self.how == "state":
             local.state["kept"] = local.state["kept"][:1]
         if self.how == "another":
@@ -324,11 +324,11 @@ class Wrong(Algorithm):
         if self.how == "nothing":
             local.train(only=[])
         if self.how == "load":
-            local.load({"out.bias": local.params["out.bias"][:1]})
+            local.load({"layers.0.bias": local.params["layers.0.bias"][:1]})
         if self.how == "assign":
-            local.train(correct=lambda: local.gradients().update({"out.bias": 1}))
+            local.train(correct=lambda: local.gradients().update({"layers.0.bias": 1}))
         if self.how == "write":
-            local.shared["out.bias"][0] = 1
+            local.shared["layers.0.bias"][0] = 1
         return None if self.how == "metrics" else metrics
 
 
@@ -345,13 +345,13 @@ if __name__ == "__main__":
 """
 WRONG = {
     "nothing": "train(only=[]) trains nothing; the model may have no such parameters",
-    "load": "load got 'out.bias' [1], the model has float32[3]",
+    "load": "load got 'layers.0.bias' [1], the model has float32[3]",
     "assign": "'mappingproxy' object has no attribute 'update'",
-    "start": "group 'c': its start 'out.bias' is float32[2], it has float32[3]",
+    "start": "group 'c': its start 'layers.0.bias' is float32[2], it has float32[3]",
     "group": "a group cannot be called 'no/name'",
     "private": "private pattern 'nothing.*' matches no parameter",
-    "only": "'nowhere' is no parameter that trains; there are: out.bias, out.weight",
-    "send": "the algorithm sends 'out.bias' [6, 3] of group 'c', which has",
+    "only": "'nowhere' is no parameter that trains; there are: layers.0.bias, layers.0.weight",
+    "send": "the algorithm sends 'layers.0.bias' [6, 3] of group 'c', which has",
     "nan": "NaN or infinity in the delta of parameter 'c/out.bias'",
     "state": "array 'kept' of its state is float32[1], `user_state` declares float32[2]",
     "another": "array 'other' of its state is float32[2], `user_state` declares nothing of that name",
@@ -378,8 +378,8 @@ def test_a_group_begins_with_its_start(data, tmp_path):
     page = tmp_path / "page.py"
     page.write_text(LOUD)
     run(page, data, *FLAGS, "--rounds", 2, "--algorithm", "wrong('not')", "--output", tmp_path / "out", ranks=2)
-    assert params(tmp_path / "out", "final.c")["out.bias"].tolist() == [7, 7, 7]
-    assert not params(tmp_path / "out", "final.c")["out.weight"].any()
+    assert params(tmp_path / "out", "final.c")["layers.0.bias"].tolist() == [7, 7, 7]
+    assert not params(tmp_path / "out", "final.c")["layers.0.weight"].any()
 
 
 @pytest.mark.parametrize("algorithm", ["fedprox", pytest.param("fednova", marks=pytest.mark.slow)])
