@@ -52,7 +52,7 @@ EXPECTED = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }  # fmt: skip
 # Messages of one example; examples of the fast slice and of each slow one.
-BATCH, FAST, SLOW, SLICES = 100, 30, 100, 10
+BATCH, FAST, SLOW, SLICES = 100, 30, 100, 4
 
 
 def at(step):
@@ -268,13 +268,13 @@ def test_mutated_messages_change_nothing(live):
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_mutated_messages_change_nothing_and_nothing_grows(live):
+def test_forty_thousand_mutated_messages_change_nothing_and_nothing_grows(live):
     send_slice(live, 0, SLOW)
     memory, threads, files = measure(live.process)
     for number in range(1, SLICES):
         send_slice(live, number, SLOW)
     later = measure(live.process)
-    assert live.sent >= 100_000
+    assert live.sent >= 40_000
     assert later[0] - memory < 32 << 20
     assert later[1] <= threads + 8  # gRPC's own pool breathes
     assert later[2] <= files + 8

@@ -142,7 +142,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
 # -- the real program --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pairs", [1, pytest.param(20, marks=SLOW)])
+@pytest.mark.parametrize("pairs", [1, pytest.param(8, marks=SLOW)])
 def test_runs_of_the_same_second_have_a_record_each(data, tmp_path, pairs):
     for _ in range(pairs):
         assert [status for status, _ in together(tmp_path, 2, data, *SHORT)] == [0, 0]
@@ -153,7 +153,7 @@ def test_runs_of_the_same_second_have_a_record_each(data, tmp_path, pairs):
 
 
 @SLOW
-@pytest.mark.parametrize(("pairs", "ranks"), [(20, 1), (3, 2)])
+@pytest.mark.parametrize(("pairs", "ranks"), [(8, 1), (3, 2)])
 def test_runs_into_one_folder_never_share_a_record(reference, tmp_path, pairs, ranks):
     """The second is refused; or it came when the first was over, and has set its record aside."""
     data, expected = reference
@@ -170,7 +170,7 @@ def test_runs_into_one_folder_never_share_a_record(reference, tmp_path, pairs, r
 
 
 @SLOW
-@pytest.mark.parametrize("pairs", [10])
+@pytest.mark.parametrize("pairs", [5])
 def test_of_two_that_go_on_with_a_dead_run_one_is_refused(reference, tmp_path, pairs):
     _, expected = reference
     for number in range(pairs):

@@ -6,6 +6,7 @@ Started by `simulator/shards/process.py`, driven over a pipe; what it does is in
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import select
 import signal
@@ -144,6 +145,9 @@ def main(pipe: int, lifeline: int) -> None:
     settings = _take_settings(connection)
     _die_with_parent(lifeline, settings.store)
     set_up_logging(f"rank {settings.rank} shard {settings.index}")
+    # While the ranks meet: the model needs it, and says so if it is not there.
+    with contextlib.suppress(Exception):
+        importlib.import_module("paddle")
     shard = Shard(settings)
     short = False
     while True:
