@@ -297,7 +297,7 @@ class Wrong(Algorithm):
         self.how = how
 
     def groups(self, shapes):
-        start = {"layers.0.bias": np.zeros(2, "float32")} if self.how == "start" else {"layers.0.bias": np.full(3, 7, "float32")}
+        start = {"layers.0.bias": np.zeros(2, "float32") if self.how == "start" else np.full(3, 7, "float32")}
         name = "no/name" if self.how == "group" else "c"
         return {name: Group(shapes.trained, FedAvg(1.0), start=start)}
 
