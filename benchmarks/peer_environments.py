@@ -15,6 +15,7 @@ from common import ONE_THREAD, PEERS, run
 PACKAGES = {
     "pfl": ["torch==2.13.0", "numpy", "pfl==0.6.0"],
     "flwr": ["torch==2.13.0", "numpy", "flwr[simulation]"],
+    "fedjax": ["jax", "numpy<3", "fedjax==0.0.17"],
 }
 _READY = "ok"
 
@@ -56,7 +57,7 @@ def run_peer(command: Sequence[object], seconds: Path, environment: Mapping[str,
 def peer_versions(name: str, venvs: Path) -> str:
     """Versions of a peer's packages."""
     ask = "import sys, importlib.metadata as m; print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
-    command = [str(peer_programs(name, venvs) / "python"), "-c", ask, name, "torch"]
+    command = [str(peer_programs(name, venvs) / "python"), "-c", ask, name, PACKAGES[name][0].partition("=")[0]]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=_without_ours()).stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""The model of the tiny task: logistic regression."""
+"""The model of the tiny task, logistic regression, written in two ways."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import Any
 
 import paddle
 
-from model import ModelBase
+from model import Classifier, ModelBase
+
+
+def tiny_classifier(features: int, classes: int) -> Classifier:
+    """As the project offers it."""
+    return Classifier(paddle.nn.Linear(features, classes))
 
 
 class TinyModel(ModelBase):
-    """One linear layer and a softmax."""
+    """With a loss of one's own."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """A task as small as can be, written as the README teaches; run by tiny.py and many_users.py.
 
-python benchmarks/tiny_task.py DATA
+python benchmarks/tiny_task.py DATA [--own-loss]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
+from pydantic import Field
 from tiny_data import CLASSES, FEATURES
 
 from reader import Examples, ReaderBase
@@ -18,7 +19,7 @@ from simulator import FLSimRoleMaker, Settings, SimulationFramework, parse_setti
 from trainer import TrainerBase
 
 if TYPE_CHECKING:
-    from tiny_model import TinyModel
+    from model import ModelBase
 
 
 class TinyReader(ReaderBase):
@@ -33,16 +34,20 @@ class TinyReader(ReaderBase):
 class TinyTrainer(TrainerBase):
     """SGD in small batches, as the base class does it."""
 
-    def make_model(self) -> TinyModel:
-        """The model."""
-        from tiny_model import TinyModel  # not at the top: it imports Paddle
+    takes = (*TrainerBase.takes, "own_loss")
+    own_loss: bool
 
-        return TinyModel(FEATURES, CLASSES)
+    def make_model(self) -> ModelBase:
+        """The model."""
+        from tiny_model import TinyModel, tiny_classifier  # not at the top: they import Paddle
+
+        return TinyModel(FEATURES, CLASSES) if self.own_loss else tiny_classifier(FEATURES, CLASSES)
 
 
 class TinySettings(Settings):
     """Tiny: logistic regression on made-up users."""
 
+    own_loss: bool = Field(False, description="a model with a loss of its own")
     batch_size: int = 10
     lr: float = 0.1
     server_lr: float | None = 1.0
