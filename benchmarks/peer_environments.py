@@ -15,6 +15,7 @@ from common import ONE_THREAD, PEERS, run
 PACKAGES = {
     "pfl": ["torch==2.13.0", "numpy", "pfl==0.6.0"],
     "flwr": ["torch==2.13.0", "numpy", "flwr[simulation]"],
+    "pfllib": ["torch==2.13.0", "numpy", "h5py", "scikit-learn", "matplotlib"],
     "fedjax": ["jax", "numpy<3", "fedjax==0.0.17"],
 }
 _READY = "ok"
