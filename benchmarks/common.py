@@ -26,6 +26,9 @@ PARTS = ("train", "pull", "push", "wait")
 # In every system, so that a worker is one thread whatever the library's default.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
+# Names a file to which every table is added, for a page.
+PAGE_VARIABLE = "BENCHMARKS_PAGE"
+
 
 # -- running -------------------------------------------------------------------------
 
@@ -130,7 +133,8 @@ def machine() -> str:
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *notes: str) -> None:
-    """Prints a table; the first column to the left, numbers to the right."""
+    """Prints a table; the first column to the left, numbers to the right.  See `PAGE_VARIABLE`."""
+    rows = list(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
@@ -142,6 +146,16 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *not
     for note in notes:
         console.print(note, soft_wrap=True)
     console.print()
+    page = os.environ.get(PAGE_VARIABLE)
+    if page:
+        with Path(page).open("a", encoding="utf-8") as file:
+            file.write(_markdown(title, columns, rows, notes))
+
+
+def _markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    lines = [f"**{title}**", "", f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", *(f"{line}  " for note in notes for line in note.splitlines()), "", ""])
 
 
 def _cpu_name() -> str:
