@@ -14,6 +14,8 @@ from typing import TypeVar
 import psutil
 from common import ROOT, failure
 
+from simulator.launch.main_script import SHARD_MODULE
+
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 MB = 1e6
 
@@ -111,7 +113,7 @@ class Watched:
 
 def _part_of(process: psutil.Process) -> str:
     """Which part of a run a process plays: of ours, or of a peer's under torchrun."""
-    if "simulator.worker.main" in process.cmdline():
+    if any(SHARD_MODULE in word for word in process.cmdline()):
         return "shards"
     environment = process.environ()
     rank = next((environment[name] for name in _RANKS if name in environment), None)
