@@ -38,7 +38,7 @@ BAD_USAGE = 2
 AUTO = "auto"
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
-_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface", "grace"}
+_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface", "grace", "cache"}
 # Settings that every run uses.
 _ALWAYS = _NO_MEANING - {"plan"} | {"rounds", "mode", "seed", "train_last_day", "private"}
 # Of numbers that cross the wire as 32 bits, and of what nobody needs more of.
@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     data: CliPositionalArg[Path] = Field(description="data folder, with one folder a day (YYYYMMDD)")
     config: Path | None = Field(None, description="YAML file with settings; the command line wins")
     output: Path | None = Field(None, description="folder of the run's record (default: runs/DATE-TIME)")
+
+    cache: Path | None = Field(
+        None, description="folder where what the reader makes of the files is kept, so that the next start is fast: "
+        "any folder of your own, not in DATA (default: nothing is kept)"
+    )  # fmt: skip
 
     resume: Literal["auto"] | Path | None = Field(
         None, description="go on with the run whose record is in this folder, from its last checkpoint; auto: with "

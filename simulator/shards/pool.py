@@ -13,13 +13,13 @@ from protos.errors import FLError
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
 from scheduler.rules.exact_sum import Sums, sum_specs
 from scheduler.rules.samplers import Round
-from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import Share, Timings
 from simulator.shards import jobs
 from simulator.shards.crew import ShardCrew
 from simulator.shards.environment import shard_environment
 from simulator.shards.process import ShardProcess
 from simulator.shards.work_queue import WorkQueue
+from simulator.users.example_cache import CacheUse
 
 
 class ShardPool:
@@ -98,12 +98,16 @@ class ShardPool:
         self._crew.remember(jobs.Attach(dict(arrays), write_initial=False))
         return self._params
 
-    def read_files(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> ReadUsers:
+    def read_files(
+        self, date: str, split: str, files: Sequence[tuple[int, Path]], cache: CacheUse | None = None
+    ) -> jobs.FilesRead:
         """Reads files of a day in all shards."""
         self.queue.fill(len(files))
-        merged = ReadUsers()
-        for read in self.ask_all(jobs.ReadFiles(date, split, tuple(files))):
-            merged.merge(read)
+        merged = jobs.FilesRead()
+        for read in self.ask_all(jobs.ReadFiles(date, split, tuple(files), cache)):
+            merged.users.merge(read.users)
+            merged.cached += read.cached
+            merged.trouble = merged.trouble or read.trouble
         return merged
 
     def weigh(self, date: str, uids: Sequence[str]) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,7 +17,6 @@ from scheduler.rules.algorithm import Group, Shapes, personalises
 from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
-from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import TEST, TRAIN, Timings
 from simulator.contracts import Examples
 from simulator.launch.signals import leave_to_simulator
@@ -26,7 +24,7 @@ from simulator.shards import jobs
 from simulator.shards.work_queue import WorkQueue
 from simulator.users.data_client import DataClient
 from simulator.users.store import UserStore
-from simulator.worker.file_reading import read_files
+from simulator.worker.file_reading import prepare, read_files
 from simulator.worker.round_arrays import RoundArrays, full_name
 from simulator.worker.user_state import UserState
 from simulator.worker.weighing import check_same_weight, weight_of, weight_of_piece
@@ -92,12 +90,12 @@ class Shard:
 
     def _prepare(self, job: jobs.Prepare) -> str:
         self.where = f"file {job.data}"
-        return json.dumps(self._is.reader.prepare(job.data, job.files))
+        return prepare(self._is.reader, job)
 
     def _setup(self, job: jobs.Setup) -> None:
         self._is.reader.setup(job.shared)
 
-    def _read_files(self, job: jobs.ReadFiles) -> ReadUsers:
+    def _read_files(self, job: jobs.ReadFiles) -> jobs.FilesRead:
         weigh = partial(weight_of_piece, self._is.trainer) if self._is.weighted and job.split == TRAIN else None
         return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file, weigh)
 
