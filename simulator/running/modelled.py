@@ -22,7 +22,7 @@ from simulator.exchange.transport import Exchanged, InMemory, Streamed, Transpor
 from simulator.running.day_player import DayPlayer
 from simulator.running.initial_model import agree_on_model, spread_private_start, take_initial
 from simulator.running.machine import Closing, Machine
-from simulator.running.reader_cache import ReaderCache, reader_cache
+from simulator.running.reader_cache import NoKey, ReaderCache, reader_cache
 from simulator.shards import jobs
 from simulator.users.data_client import DataClient
 
@@ -74,7 +74,12 @@ class Modelled:
         """Has one shard in the whole run prepare what all readers share; returns the cache of what they read."""
         machine, told = self.joined.machine, b""
         member = machine.member
-        cache = reader_cache(member.settings, member.task.reader)
+        try:
+            cache = reader_cache(member.settings, member.task.reader)
+        except NoKey as error:
+            cache = None
+            if member.leads:
+                logger.warning("--cache is not used: %s", error)
         if member.leads:
             data = member.settings.data
             files = tuple(member.task.reader.files(data / self.joined.layout.days[0], TRAIN))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,17 @@ from protos.errors import BadInput
 from scheduler.state.rounds import TEST, TRAIN
 from simulator.checkpoints.fingerprint import Walk
 from simulator.contracts import Reader
+from simulator.days import list_days
 from simulator.running.reader_sources import NoSource, sources_of
 from simulator.settings import Settings
 from simulator.users.example_cache import FORMAT, CacheUse, PreparedUse, digest_of, digest_of_file, look_of
 
-logger = logging.getLogger(__name__)
-
 # Files beside those of a split that are larger are known by their times, and are not read at each start.
 _LARGE_BYTES = 64 << 20
+
+
+class NoKey(Exception):
+    """A reader of which not all can be told that its users depend on."""
 
 
 @dataclass(frozen=True)
@@ -60,36 +62,43 @@ class ReaderCache:
 
     def _around(self, folder: Path, but: Iterable[Path]) -> list[str]:
         """What lies in a folder beside the files that are read: a reader may look into it."""
-        found = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-        return [f"{path.name} {_known_by(path)}" for path in found if path not in set(but)]
+        found = {path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+        return [f"{path.name} {_known_by(path)}" for path in sorted(found - set(but))]
+
+
+def check_cache(settings: Settings) -> None:
+    """Raises BadInput if the folder cannot be a cache's."""
+    if settings.cache is None:
+        return
+    folder, data = settings.cache.resolve(), settings.data.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"--cache {settings.cache} is no folder")
+    if folder == data or any(folder.is_relative_to(data / day) for day in list_days(data)):
+        raise BadInput(f"--cache {settings.cache} lies among the data; give a folder that holds nothing else")
 
 
 def reader_cache(settings: Settings, reader: Reader) -> ReaderCache | None:
-    """The cache that the settings name; None, with a warning, for a reader of which not all can be told.
+    """The cache that the settings name, if they name one.
 
     Raises:
-        BadInput: the folder cannot be one, or what the reader `also_reads` is not there.
+        NoKey: of the reader not all can be told.
+        BadInput: what the reader `also_reads` is not there.
     """
     folder = settings.cache
     if folder is None:
         return None
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"--cache {folder} is no folder")
-    data, held = settings.data, {}
-    for name, value in getattr(reader, "__dict__", {}).items():
-        if isinstance(value, Settings):
-            held[name] = value.meaning()
+    data = settings.data
+    attributes = getattr(reader, "__dict__", {})
+    # Of all settings it is those that results depend on.
+    held = {name: value.meaning() for name, value in attributes.items() if isinstance(value, Settings)}
     walk = Walk(elsewhere=(Settings,) if held else ())
     parts = [FORMAT, platform.python_version(), walk.digest(reader), walk.digest(held)]
-    kind = type(reader).__name__
     if walk.vague:
-        logger.warning("--cache is not used: not all that %s holds can be told, so it may read otherwise today", kind)
-        return None
+        raise NoKey(f"of what {type(reader).__name__} holds, not all can be told, so it may read otherwise next time")
     try:
         parts += [f"{name} {told}" for name, told in sources_of(reader).items()]
     except NoSource as error:
-        logger.warning("--cache is not used: %s, so it cannot be told whether it has changed", error)
-        return None
+        raise NoKey(f"{error}, so nobody can tell whether it has changed") from error
     parts += [f"{path} {told}" for path, told in _also_read(reader, data)]
     return ReaderCache(folder.resolve(), data, reader, digest_of(parts))
 

@@ -35,6 +35,7 @@ def sources_of(piece: Any) -> dict[str, str]:
         NoSource: such as a class that was typed into a notebook.
     """
     found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     todo = []
     for kind in type(piece).__mro__:
         name = kind.__module__
@@ -49,18 +50,19 @@ def sources_of(piece: Any) -> dict[str, str]:
             continue
         found[name] = digest_of_file(path)
         for other in _imports(path, package):
-            if other in found or _is_standard(other):
+            top = other.partition(".")[0]
+            if other in found or top in versions or _is_standard(other):
                 continue
             spec = _find(other)
             origin = Path(spec.origin) if spec is not None and spec.origin is not None else None
             if origin is None or not origin.is_file():
                 continue  # a name within a module, or what is not installed
             if _is_installed(origin):
-                found[other.partition(".")[0]] = _version(other.partition(".")[0])
+                versions[top] = _version(top)
             elif not _OURS & set(origin.resolve().parents):
                 inner = other if spec is not None and spec.submodule_search_locations else other.rpartition(".")[0]
                 todo.append((other, origin, inner))
-    return dict(sorted(found.items()))
+    return dict(sorted((found | versions).items()))
 
 
 def _package_of(module: ModuleType) -> str:
