@@ -292,8 +292,8 @@ class PreparedUse:
             writer.drop()
 
     def looks(self) -> list[tuple[int, int, int]]:
-        """Size, times and place of the files: these change when somebody writes to one."""
-        return [look_of(path) for path in self.files]
+        """What changes when somebody writes to one of the files; a reader may do without one that is gone."""
+        return [look_of(path) for path in self.files if path.exists()]
 
     @property
     def _name(self) -> str:

@@ -34,22 +34,23 @@ Weigh = Callable[[str, Examples], float | None]
 def prepare(reader: Reader, job: jobs.Prepare) -> str:
     """What the reader's `prepare` gives, as JSON; from the cache if that has it."""
     cache = job.cache
+    if cache is None:
+        return json.dumps(reader.prepare(job.data, job.files))
     try:
-        kept = None if cache is None else cache.read()
-        before = None if cache is None else cache.looks()
+        kept = cache.read()
     except (OSError, Damaged) as error:
-        logger.warning("--cache: %s; prepared anew", error)
-        kept = before = None
+        logger.warning("--cache %s: what %s.prepare gave is made anew: %s", cache.folder, type(reader).__name__, error)
+        kept = None
     if kept is not None:
         return kept
-    began = time.monotonic()
+    before, began = cache.looks(), time.monotonic()
     made = json.dumps(reader.prepare(job.data, job.files))
     # What is quickly made need not be kept: looking at the files would take longer.
-    if cache is not None and before is not None and time.monotonic() - began > SLOW_SECONDS:
+    if time.monotonic() - began > SLOW_SECONDS:
         try:
             cache.write(made, before)
         except OSError as error:
-            logger.warning("--cache: %s; what was prepared is not kept", error)
+            logger.warning("--cache %s: what was prepared is not kept: %s", cache.folder, error.strerror or error)
     return made
 
 
@@ -78,15 +79,15 @@ def read_files(
         BadInput: a user's examples cannot be right; with the file and the uid.
     """
     done = jobs.FilesRead()
+    cached = _Cached(job.cache, done)
     # Parsing makes millions of objects and no cycles: looking for some takes half of the time.
     gc.disable()
     try:
         for i in turns:
             number, path = job.files[i]
             at_file(path)
-            cached = _Cached(job.cache, path, done)
             file = _File(client, job, number, weigh)
-            if cached.users(file):
+            if cached.users(path, file):
                 done.cached += 1
             else:
                 # Users that came of a damaged entry are stored once more, each in its place.
@@ -145,24 +146,27 @@ def _read(reader: Reader, path: Path, file: _File, cached: _Cached) -> None:
 
 
 class _Cached:
-    """A file's users in the cache, if there is one; what goes wrong with it is told, and the file is read.
+    """Files' users in the cache, if there is one; what goes wrong with it is told, and the files are read.
 
     Args:
-        use: how it is looked up; None without a cache.
-        path: of the file.
+        use: how they are looked up; None without a cache.
         done: where trouble is told.
     """
 
-    def __init__(self, use: CacheUse | None, path: Path, done: jobs.FilesRead) -> None:
-        self._use, self._path, self._done = use, path, done
-        self._key: str | None = None
+    def __init__(self, use: CacheUse | None, done: jobs.FilesRead) -> None:
+        self._use, self._done = use, done
+        # Where one entry could not be written, the next is not tried.
+        self._writes = use is not None
+        # Of the file that is looked at.
+        self._path, self._key = Path(), ""
 
-    def users(self, file: _File) -> bool:
-        """Hands the users over; whether all were there."""
+    def users(self, path: Path, file: _File) -> bool:
+        """Hands a file's users over; whether all were there."""
+        self._path, self._key = path, ""
         if self._use is None:
             return False
         try:
-            self._key = self._use.key_of(self._path)
+            self._key = self._use.key_of(path)
         except OSError:
             return False  # the reader says what is wrong with the file
         try:
@@ -197,8 +201,7 @@ class _Cached:
                 writer.drop()
 
     def _begin(self) -> EntryWriter | None:
-        # Where one could not be written, the next will not be either.
-        if self._use is None or self._key is None or self._done.trouble is not None:
+        if self._use is None or not self._key or not self._writes:
             return None
         try:
             return write_entry(self._use.folder, self._key)
@@ -218,6 +221,7 @@ class _Cached:
     def _give_up(self, writer: EntryWriter | None, error: OSError) -> None:
         if writer is not None:
             writer.drop()
+        self._writes = False
         self._trouble(f"what was read is not kept: {error.strerror or error}")
 
     def _trouble(self, what: str) -> None:
