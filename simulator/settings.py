@@ -57,11 +57,6 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="YAML file with settings; the command line wins")
     output: Path | None = Field(None, description="folder of the run's record (default: runs/DATE-TIME)")
 
-    cache: Path | None = Field(
-        None, description="folder where what the reader makes of the files is kept, so that the next start is fast: "
-        "any folder of your own, not in DATA (default: nothing is kept)"
-    )  # fmt: skip
-
     resume: Literal["auto"] | Path | None = Field(
         None, description="go on with the run whose record is in this folder, from its last checkpoint; auto: with "
         "that in --output if it has a checkpoint, else start"
@@ -135,6 +130,9 @@ class Settings(BaseSettings):
         None, description="what the hosts of a run reach each other by: name of an interface, address or network "
         "(10.1.0.0/16) (default: the address of the host's name)"
     )  # fmt: skip
+    cache: Path | None = Field(
+        None, description="folder of your own where what the reader makes of the data is kept for the next start"
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
 
     _uses: Uses = PrivateAttr(default_factory=Uses)
