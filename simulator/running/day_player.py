@@ -63,7 +63,7 @@ class DayPlayer:
         lanes: Mapping[int, int],
         store: UserStore,
         days: LoadingDays,
-        cache: ReaderCache | None,
+        cache: ReaderCache | None = None,
         params: Tensors,
         saver: PrivateSaver | None,
         step: int,

@@ -203,6 +203,7 @@ class ShardPool:
         answers = self._crew.do(tasks, meanwhile)
         ended = max((when for _, when in answers.values()), default=began)
         pull = train = push = wait_ = 0.0
+        last = max((each for each in answers.values() if each[0].timings.last), key=lambda each: each[1], default=None)
         results = []
         for answer, when in answers.values():
             results.extend(answer.results)
@@ -212,4 +213,5 @@ class ShardPool:
             wait_ += ended - when
         wait_ += (len(self) - len(tasks)) * (ended - began)
         lanes = len(self)
-        return jobs.ShareResult(results, Timings(pull / lanes, train / lanes, push / lanes, wait_ / lanes))
+        whose = {} if last is None else {"last": last[0].timings.last, "turn": last[0].timings.turn}
+        return jobs.ShareResult(results, Timings(pull / lanes, train / lanes, push / lanes, wait_ / lanes, **whose))

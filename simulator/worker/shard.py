@@ -216,6 +216,7 @@ class Shard:
         exact = ExactSum(self._sums, job.share.cohort_size, job.share.exponent)
         for i in self._jobs():
             uid = job.share.uids[i]
+            clock.begin(uid)
             user = self._load_user(uid, job.at, TRAIN, shared)
             # Before training, which might change the examples.
             weight = self._weight(uid, user.examples, job.share.weights[i])
@@ -254,6 +255,7 @@ class Shard:
         self._begin_share()
         for i in self._jobs():
             uid = job.share.uids[i]
+            clock.begin(uid)
             # The shared parameters go on from user to user.
             user = self._load_user(uid, job.at, TRAIN, None)
             clock.lap("pull")
@@ -272,6 +274,7 @@ class Shard:
 
         def test(i: int) -> UserResult:
             uid = job.share.uids[i]
+            clock.begin(uid)
             user = self._load_user(uid, job.at, TEST, begin.model)
             clock.lap("pull")
             metrics = self._turns.test(user, begin, job.trained_on)
@@ -296,7 +299,8 @@ class _Clock:
     """Adds up seconds by what they were spent on."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self._last = self._began = time.perf_counter()
+        self._uid = ""
         self._spent = {"pull": 0.0, "train": 0.0, "push": 0.0}
 
     def lap(self, what: str) -> None:
@@ -304,5 +308,9 @@ class _Clock:
         self._spent[what] += now - self._last
         self._last = now
 
+    def begin(self, uid: str) -> None:
+        """A user's turn begins with the end of the last lap."""
+        self._uid, self._began = uid, self._last
+
     def timings(self) -> Timings:
-        return Timings(**self._spent)
+        return Timings(**self._spent, last=self._uid, turn=self._last - self._began)
