@@ -97,11 +97,27 @@ def test_the_readers_code_and_what_it_imports_count(data, tmp_path, monkeypatch,
     assert key(data, reader) != before
 
 
+def test_the_code_of_what_a_reader_holds_counts(data, tmp_path, monkeypatch):
+    """Wherever it comes from: the reader's own code need not import it."""
+    (tmp_path / "code").mkdir()
+    path = tmp_path / "code" / "words.py"
+    text = "class Cut:\n    pass\nclass Cuts:\n    pass\ndef cut(text):\n    return text.split()\n"
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    path.write_text(text)
+    words = importlib.import_module("words")
+    for held in (words.Cut(), [{"a": words.Cut()}], words.Cut, words.cut):
+        path.write_text(text)
+        before = key(data, Lines(held=held))
+        path.write_text(f"{text}# other\n")
+        assert key(data, Lines(held=held)) != before
+    monkeypatch.delitem(sys.modules, "words")
+
+
 def test_a_reader_that_cannot_be_told_has_no_key(data):
     with pytest.raises(NoKey, match="of what Lines holds, not all can be told"):
         key(data, Lines(lock=threading.Lock()))
     typed = type("Typed", (Lines,), {"__module__": "notebook"})
-    with pytest.raises(NoKey, match="the source of Typed is in no file"):
+    with pytest.raises(NoKey, match="the source of notebook is in no file"):
         key(data, typed())
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from protos.errors import BadInput
 from scheduler.state.rounds import TEST, TRAIN
-from simulator.checkpoints.fingerprint import Walk
 from simulator.contracts import Reader
 from simulator.days import list_days
-from simulator.running.reader_sources import NoSource, sources_of
+from simulator.running.reader_sources import NoSource, PieceWalk, sources_of
 from simulator.settings import Settings
 from simulator.users.example_cache import FORMAT, CacheUse, PreparedUse, digest_of, digest_of_file, look_of
 
@@ -91,12 +90,12 @@ def reader_cache(settings: Settings, reader: Reader) -> ReaderCache | None:
     attributes = getattr(reader, "__dict__", {})
     # Of all settings it is those that results depend on.
     held = {name: value.meaning() for name, value in attributes.items() if isinstance(value, Settings)}
-    walk = Walk(elsewhere=(Settings,) if held else ())
+    walk = PieceWalk(elsewhere=(Settings,) if held else ())
     parts = [FORMAT, platform.python_version(), walk.digest(reader), walk.digest(held)]
     if walk.vague:
         raise NoKey(f"of what {type(reader).__name__} holds, not all can be told, so it may read otherwise next time")
     try:
-        parts += [f"{name} {told}" for name, told in sources_of(reader).items()]
+        parts += [f"{name} {told}" for name, told in sources_of(walk.modules).items()]
     except NoSource as error:
         raise NoKey(f"{error}, so nobody can tell whether it has changed") from error
     parts += [f"{path} {told}" for path, told in _also_read(reader, data)]

@@ -6,14 +6,14 @@ import ast
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from simulator.checkpoints.fingerprint import FUNCTIONS, Walk
 from simulator.users.example_cache import digest_of_file
 
 # This very program: what a reader gets to see of it is held to by the cache's format.
@@ -25,25 +25,44 @@ class NoSource(Exception):
     """A class whose source is in no file."""
 
 
-def sources_of(piece: Any) -> dict[str, str]:
-    """Name of a module -> digest of its file, or version, of all that the code of an object's class may run.
+class PieceWalk(Walk):
+    """A look at an object that also finds whose code may run in it.
+
+    Attributes:
+        modules: of its class and base classes, and of those of all that it holds; of functions too.
+    """
+
+    def __init__(self, elsewhere: tuple[type, ...] = ()) -> None:
+        super().__init__(elsewhere)
+        self.modules: set[str] = set()
+
+    def _look(self, value: Any) -> str:
+        kinds = (*type(value).__mro__, *(value.__mro__ if isinstance(value, type) else ()))
+        self.modules.update(kind.__module__ for kind in kinds)
+        if isinstance(value, FUNCTIONS) and isinstance(getattr(value, "__module__", None), str):
+            self.modules.add(value.__module__)
+        return super()._look(value)
+
+
+def sources_of(modules: Iterable[str]) -> dict[str, str]:
+    """Name of a module -> digest of its file, or version, of all that the code of some modules may run.
 
     Imports are followed as they are written, in functions too, to files that are not installed packages.  Nothing
     is imported for it.
 
     Raises:
-        NoSource: such as a class that was typed into a notebook.
+        NoSource: such as of a class that was typed into a notebook.
     """
     found: dict[str, str] = {}
     versions: dict[str, str] = {}
     todo = []
-    for kind in type(piece).__mro__:
-        name = kind.__module__
+    for name in sorted(modules):
         if not _is_standard(name):
             path = getattr(sys.modules.get(name), "__file__", None)
             if path is None or not Path(path).is_file():
-                raise NoSource(f"the source of {kind.__qualname__} is in no file")
-            todo.append((name, Path(path), _package_of(sys.modules[name])))
+                raise NoSource(f"the source of {name} is in no file")
+            if not _is_ours(Path(path)):
+                todo.append((name, Path(path), sys.modules[name].__package__ or ""))
     while todo:
         name, path, package = todo.pop()
         if name in found:
@@ -59,14 +78,15 @@ def sources_of(piece: Any) -> dict[str, str]:
                 continue  # a name within a module, or what is not installed
             if _is_installed(origin):
                 versions[top] = _version(top)
-            elif not _OURS & set(origin.resolve().parents):
+            elif not _is_ours(origin):
                 inner = other if spec is not None and spec.submodule_search_locations else other.rpartition(".")[0]
                 todo.append((other, origin, inner))
-    return dict(sorted((found | versions).items()))
+    # A package that is known by its version may have been followed in part before that came up.
+    return dict(sorted((found | {f"{top} (installed)": told for top, told in versions.items()}).items()))
 
 
-def _package_of(module: ModuleType) -> str:
-    return module.__package__ or ""
+def _is_ours(path: Path) -> bool:
+    return not _OURS.isdisjoint(path.resolve().parents)
 
 
 def _is_standard(name: str) -> bool:
