@@ -25,8 +25,8 @@ def test_a_line_says_what_waiting_has_cost_and_for_whom():
     each.add(record("d", 9.0, phase="test"))
     each.add(record("", 9.0))
     assert each.line() == (
-        "waiting for the last user of a round took 16% of the time, most of it for uid 'b' (40% of the waiting, last "
-        "in 1 of 4 rounds)"
+        "waiting for the last user of a round took 16% of the time, longest for uid 'b': 40% of the waiting, last in "
+        "1 of 4 rounds"
     )
 
 
@@ -42,7 +42,7 @@ def test_only_so_many_users_are_remembered(monkeypatch):
     for number in range(100):
         each.add(record("long", 1.0) if number % 10 == 0 else record(f"u{number}", 0.1))
     assert len(each._users) <= 4
-    assert "most of it for uid 'long'" in each.line()
+    assert "longest for uid 'long'" in each.line()
     assert "last in 10 of 100 rounds" in each.line()
 
 

@@ -38,6 +38,6 @@ class Waiting:
             return None
         uid, (waited, rounds) = max(self._users.items(), key=lambda each: each[1][0])
         return (
-            f"waiting for the last user of a round took {self._waited / self._seconds:.0%} of the time, most of it for "
-            f"uid {uid!r} ({waited / self._waited:.0%} of the waiting, last in {rounds} of {self._rounds} rounds)"
+            f"waiting for the last user of a round took {self._waited / self._seconds:.0%} of the time, longest for "
+            f"uid {uid!r}: {waited / self._waited:.0%} of the waiting, last in {rounds} of {self._rounds} rounds"
         )
