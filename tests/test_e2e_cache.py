@@ -22,13 +22,15 @@ def taken(text):
 @pytest.mark.slow
 def test_a_cache_that_two_runs_fill_at_once_gives_the_same_bits_to_any_placement(tmp_path):
     data = make_data(tmp_path / "data", days=("20200101", "20200102"))
-    arguments = [data, *ARGUMENTS, "--shards", 2]
-    run(TINY, *arguments, "--output", tmp_path / "plain")
-    kept = ["--cache", tmp_path / "cache"]
-    both = [start(TINY, *arguments, *kept, "--output", tmp_path / name, ranks=n) for name, n in (("a", 1), ("b", 2))]
+    arguments, kept = [data, *ARGUMENTS], ["--cache", tmp_path / "cache"]
+    run(TINY, *arguments, "--shards", 1, "--output", tmp_path / "plain")
+    both = [
+        start(TINY, *arguments, *kept, "--shards", shards, "--output", tmp_path / name)
+        for name, shards in (("a", 1), ("b", 2))
+    ]
     said = [each.communicate(timeout=120)[0] for each in both]
     assert [each.returncode for each in both] == [0, 0], said
-    warm = run(TINY, data, *ARGUMENTS, "--shards", 1, *kept, "--output", tmp_path / "warm", ranks=3)
+    warm = run(TINY, *arguments, *kept, "--shards", 1, "--output", tmp_path / "warm", ranks=3)
     for name in ("a", "b", "warm"):
         assert_same_record(tmp_path / name, tmp_path / "plain")
     sums = taken(warm.stdout + warm.stderr)

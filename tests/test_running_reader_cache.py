@@ -66,7 +66,7 @@ def test_what_lies_beside_the_files_counts(data, place):
 
 
 def test_what_is_read_beside_and_missing_is_refused_by_name(data):
-    with pytest.raises(BadInput, match=r"gone\.csv, which Lines also reads: No such file"):
+    with pytest.raises(BadInput, match=r"gone\.csv, which Lines also reads, is not there"):
         key(data, Lines(beside=[data / "gone.csv"]))
 
 

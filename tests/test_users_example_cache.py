@@ -98,19 +98,18 @@ def test_two_that_write_the_same_at_once_leave_one_whole_entry(tmp_path):
 
 def test_what_nobody_uses_goes_and_nothing_else(tmp_path):
     used, unused = write(tmp_path, key="1" * 32), write(tmp_path, key="2" * 32)
-    mine, abandoned = tmp_path / "notes.txt", tmp_path / "x.part"
-    mine.touch()
-    abandoned.touch()
-    under_way = tmp_path / "y.part"
-    under_way.touch()
+    others = [tmp_path / "notes.users", tmp_path / "film.part"]
+    abandoned, under_way = (tmp_path / f"{KEY}-{name}.part" for name in ("a_b1", "x"))
+    for path in (*others, abandoned, under_way):
+        path.touch()
     now = time.time()
-    for path, age in ((used, UNUSED_SECONDS - 60), (unused, UNUSED_SECONDS + 60), (mine, 9 * UNUSED_SECONDS),
-                      (abandoned, ABANDONED_SECONDS + 60)):  # fmt: skip
+    for path, age in ((used, UNUSED_SECONDS - 60), (unused, UNUSED_SECONDS + 60), (others[0], 9 * UNUSED_SECONDS),
+                      (others[1], 9 * UNUSED_SECONDS), (abandoned, ABANDONED_SECONDS + 60)):  # fmt: skip
         os.utime(path, (now - age, now - age))
     list(read_entry(tmp_path, "1" * 32))
     assert now - used.stat().st_mtime < 60, "a use counts"
     assert sweep(tmp_path) == 2
-    assert sorted(tmp_path.iterdir()) == sorted([used, mine, under_way])
+    assert sorted(tmp_path.iterdir()) == sorted([used, *others, under_way])
     assert sweep(tmp_path / "missing") == 0
 
 

@@ -70,8 +70,11 @@ def check_cache(settings: Settings) -> None:
     if settings.cache is None:
         return
     folder, data = settings.cache.resolve(), settings.data.resolve()
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"--cache {settings.cache} is no folder")
+    try:
+        if not folder.is_dir() and folder.exists():
+            raise BadInput(f"--cache {settings.cache} is no folder")
+    except OSError as error:
+        raise BadInput(f"--cache {settings.cache} cannot be used: {error.strerror}") from error
     if folder == data or any(folder.is_relative_to(data / day) for day in list_days(data)):
         raise BadInput(f"--cache {settings.cache} lies among the data; give a folder that holds nothing else")
 
@@ -106,16 +109,18 @@ def _also_read(reader: Reader, data: Path) -> list[tuple[str, str]]:
     tell = getattr(reader, "also_reads", None)
     found = []
     for path in tell(data) if tell is not None else ():
-        try:
-            inside = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-            found += [
-                (str(each.relative_to(data) if each.is_relative_to(data) else each), _known_by(each)) for each in inside
-            ]
-        except OSError as error:
-            raise BadInput(f"{path}, which {type(reader).__name__} also reads: {error.strerror}") from error
+        if not path.exists():
+            raise BadInput(f"{path}, which {type(reader).__name__} also reads, is not there; correct its also_reads")
+        inside = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        names = [str(each.relative_to(data) if each.is_relative_to(data) else each) for each in inside]
+        found += [(name, _known_by(each)) for name, each in zip(names, inside, strict=True)]
     return found
 
 
 def _known_by(path: Path) -> str:
-    look = look_of(path)
-    return str(look) if look[0] > _LARGE_BYTES else digest_of_file(path)
+    try:
+        look = look_of(path)
+        return str(look) if look[0] > _LARGE_BYTES else digest_of_file(path)
+    except OSError as error:
+        # Of what cannot be read here, or is gone meanwhile, the reader cannot make anything either.
+        return f"error {error.errno}"

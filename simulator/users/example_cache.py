@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
+import re
 import struct
 import tempfile
 import time
@@ -18,8 +18,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-
-logger = logging.getLogger(__name__)
 
 # Changes with what an entry, or a payload in it, is made of.
 FORMAT = "1"
@@ -31,6 +29,7 @@ UNUSED_SECONDS, ABANDONED_SECONDS = 30 * 86400.0, 86400.0
 # A use within this of the last is not noted.
 _NOTED_SECONDS = 3600.0
 _DIGEST, _READ_BYTES = 16, 1 << 20
+_NAME = re.compile(rf"[0-9a-f]{{{2 * _DIGEST}}}(?:-\w+)?(\{ENTRY}|\{PART})")
 _BLOCK = struct.Struct("<QQ")  # users, bytes; no bytes: the end, with all users
 _USER = struct.Struct("<IIQ")  # bytes of the uid, examples, bytes of the payload
 
@@ -165,9 +164,10 @@ class EntryWriter:
 
     def _write(self, users: int, body: bytes) -> None:
         head = _BLOCK.pack(users, len(body))
-        whole = memoryview(b"".join((head, _seal(self._key, self._block, head, body), body)))
-        while whole:
-            whole = whole[self._file.write(whole) :]
+        for part in (head + _seal(self._key, self._block, head, body), body):
+            left = memoryview(part)
+            while left:
+                left = left[self._file.write(left) :]
         self._block += 1
 
 
@@ -176,10 +176,12 @@ def sweep(folder: Path) -> int:
     now, gone = time.time(), 0
     with contextlib.suppress(OSError), os.scandir(folder) as found:
         for each in found:
-            limit = {ENTRY: UNUSED_SECONDS, PART: ABANDONED_SECONDS}.get(Path(each.name).suffix)
+            # Somebody may keep other things there.
+            named = _NAME.fullmatch(each.name)
+            limit = 0.0 if named is None else {ENTRY: UNUSED_SECONDS, PART: ABANDONED_SECONDS}[named[1]]
             # Another run may be at the same.
             with contextlib.suppress(OSError):
-                if limit is not None and now - each.stat().st_mtime > limit:
+                if named is not None and now - each.stat().st_mtime > limit:
                     Path(each.path).unlink()
                     gone += 1
     return gone
