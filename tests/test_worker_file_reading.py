@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from protos.errors import BadInput
-from scheduler.state.read_users import ReadUsers
 from simulator.shards import jobs
 from simulator.users.example_cache import CacheUse, EntryWriter, PreparedUse
 from simulator.worker import file_reading
@@ -81,13 +80,14 @@ def test_a_second_start_reads_nothing_and_has_the_same(data):
     reader = Reader()
     plain, records = read(data, reader, cache=False)
     # u1 comes three times, so nobody weighs a piece of it; u4 cannot be weighed by itself.
-    assert plain.users == ReadUsers({"u1": 4, "u2": 1, "u3": 3, "u4": 1}, {"u2": 6.0, "u3": 30.0})
+    assert plain.counts == {"u1": 4, "u2": 1, "u3": 3, "u4": 1}
+    assert plain.weights == {"u2": 6.0, "u3": 30.0}
     assert sorted(records) == [(0, (10, 1)), (0, (11, 0)), *[(1, (10, 0)), (1, (10, 2)), (1, (10, 3)), (1, (11, 1))]]
     assert read(data, reader) == (plain, records)
     assert reader.read_files == ["a", "b"] * 2
     again, same = read(data, reader)
     assert reader.read_files == ["a", "b"] * 2
-    assert (again.users, same) == (plain.users, records)
+    assert (again.counts, again.weights, same) == (plain.counts, plain.weights, records)
     assert (again.cached, again.trouble, entries(data)) == (2, None, [".users"] * 2)
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_entry_is_read_anew_and_mended(data, at):
     damaged[at] ^= 255
     entry.write_bytes(damaged)
     done, mended = read(data, reader)
-    assert (done.users, mended, done.cached) == (plain.users, records, 1)
+    assert (done.counts, done.weights, mended, done.cached) == (plain.counts, plain.weights, records, 1)
     assert "20200101/a is read anew: " in done.trouble
     assert entry.read_bytes() == whole
     assert read(data, reader)[0].cached == 2
@@ -126,7 +126,7 @@ def test_a_full_disk_costs_the_cache_alone(data, monkeypatch, step):
     plain, records = read(data, Reader(), cache=False)
     monkeypatch.setattr(EntryWriter, step, full)
     done, same = read(data, Reader())
-    assert (done.users, same, done.cached) == (plain.users, records, 0)
+    assert (done.counts, done.weights, same, done.cached) == (plain.counts, plain.weights, records, 0)
     assert done.trouble == f"--cache {data.parent / 'cache'}: what was read is not kept: No space left on device"
     assert entries(data) == []
 

@@ -143,14 +143,14 @@ class DayPlayer:
 
     def _read(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> ReadUsers:
         if self._cache is None or not files:
-            return self._pool.read_files(date, split, files).users
+            return self._pool.read_files(date, split, files)
         read = self._pool.read_files(date, split, files, self._cache.of_day(date))
         if read.trouble is not None:
             logger.warning("%s", read.trouble)
         logger.info("%s %s: %d of %d files were in --cache", date, split, read.cached, len(files))
         if read.cached < len(files):
             sweep(self._cache.folder)
-        return read.users
+        return read
 
     def _play_round(self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None) -> RoundEnd:
         """Pull, train, push; see `ShardPool.train` for what follows."""

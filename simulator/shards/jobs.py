@@ -94,16 +94,14 @@ class ReadFiles:
 
 
 @dataclass
-class FilesRead:
-    """What came of a shard's files.
+class FilesRead(ReadUsers):
+    """What came of a shard's files, or of those of all shards.
 
     Attributes:
-        users: of them.
         cached: files whose users a cache had.
         trouble: with the cache; the run goes on without it.
     """
 
-    users: ReadUsers = field(default_factory=ReadUsers)
     cached: int = 0
     trouble: str | None = None
 

@@ -105,7 +105,7 @@ class ShardPool:
         self.queue.fill(len(files))
         merged = jobs.FilesRead()
         for read in self.ask_all(jobs.ReadFiles(date, split, tuple(files), cache)):
-            merged.users.merge(read.users)
+            merged.merge(read)
             merged.cached += read.cached
             merged.trouble = merged.trouble or read.trouble
         return merged

@@ -93,7 +93,7 @@ def read_files(
                 # Users that came of a damaged entry are stored once more, each in its place.
                 file = _File(client, job, number, weigh)
                 _read(reader, path, file, cached)
-            done.users.merge(file.finish())
+            done.merge(file.finish())
     finally:
         gc.enable()
     return done
