@@ -12,11 +12,11 @@ from simulator.users.example_cache import (
     CachedUser,
     CacheUse,
     Damaged,
-    PreparedUse,
     read_entry,
     sweep,
     write_entry,
 )
+from simulator.users.prepared_cache import PreparedUse
 
 USERS = [CachedUser("a", 2, b"x" * 40), CachedUser("ä/b", 1, b""), CachedUser("c", 3, b"yz")]
 KEY = "0" * 32

@@ -8,7 +8,8 @@ import pytest
 
 from protos.errors import BadInput
 from simulator.shards import jobs
-from simulator.users.example_cache import CacheUse, EntryWriter, PreparedUse
+from simulator.users.example_cache import CacheUse, EntryWriter
+from simulator.users.prepared_cache import PreparedUse
 from simulator.worker import file_reading
 from simulator.worker.file_reading import prepare, read_files
 

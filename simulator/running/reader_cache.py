@@ -15,7 +15,8 @@ from simulator.contracts import Reader
 from simulator.days import list_days
 from simulator.running.reader_sources import NoSource, PieceWalk, sources_of
 from simulator.settings import Settings
-from simulator.users.example_cache import FORMAT, CacheUse, PreparedUse, digest_of, digest_of_file, look_of
+from simulator.users.example_cache import FORMAT, CacheUse, digest_of, digest_of_file
+from simulator.users.prepared_cache import PreparedUse, look_of
 
 # Files beside those of a split that are larger are known by their times, and are not read at each start.
 _LARGE_BYTES = 64 << 20

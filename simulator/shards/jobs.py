@@ -19,7 +19,8 @@ from scheduler.rules.samplers import Round
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import Share, Timings
 from simulator.contracts import Reader, Trainer
-from simulator.users.example_cache import CacheUse, PreparedUse
+from simulator.users.example_cache import CacheUse
+from simulator.users.prepared_cache import PreparedUse
 
 
 @dataclass(frozen=True)
