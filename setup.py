@@ -44,6 +44,7 @@ setup(
         "grpcio-tools>=1.62",
         "protobuf>=4.25",
         "mpi4py>=4.0",
+        "msgspec>=0.18.6",  # cuts LEAF's files into their users' pieces, which are then parsed one by one
         "numpy>=1.26",
         "cloudpickle>=3.0",  # classes that were typed into a notebook reach the worker processes
         "cryptography>=42",  # certificates of a run on several hosts

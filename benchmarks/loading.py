@@ -1,11 +1,12 @@
-"""MB of LEAF JSON a second that one core takes from the file to the store of users.
+"""MB of LEAF JSON a second that one core takes from the file to the store of users, and from a cache of what it made.
 
     python benchmarks/loading.py
     python benchmarks/loading.py lm_data
     python benchmarks/loading.py --megabytes 1 8 64
 
 Reads with `LeafRedditReader` and puts into `UserStore`, as a shard does for the users that its own simulator owns,
-in one process of one thread.  Without DATA, files are made up; with it, each train file of the first day is taken.
+in one process of one thread.  Then the same with `--cache`, at a second start: a digest of the file, and the users
+of the cache into a fresh store.  Without DATA, files are made up; with it, each train file of the first day is taken.
 A day of several files is read by all shards at once, so a simulator of n shards takes about n times as much.
 The store lies in TMPDIR.  Wants a machine at rest.
 """
@@ -16,7 +17,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from common import first_day, machine, show
 
 from protos.payloads import pack
 from reader import Examples, LeafRedditReader
+from simulator.users.example_cache import CachedUser, CacheUse, read_entry, write_entry
 from simulator.users.examples import check_examples
 from simulator.users.store import UserRecord, UserStore
 
@@ -42,6 +44,7 @@ class Loading:
     examples: int
     read: float
     store: float
+    cached: float
 
 
 def read_arguments() -> argparse.Namespace:
@@ -84,14 +87,18 @@ def make_files(folder: Path, megabytes: list[float]) -> None:
         (folder / DATE / f"train_{number}.json").write_bytes(text)
 
 
-def batches(users: list[tuple[str, Examples]]) -> Iterator[list[UserRecord]]:
+def packed(users: list[tuple[str, Examples]]) -> Iterator[CachedUser]:
+    """Users as they are kept."""
+    for uid, examples in users:
+        yield CachedUser(uid, check_examples(uid, examples), pack(examples))
+
+
+def batches(users: Iterable[CachedUser]) -> Iterator[list[UserRecord]]:
     """Users as they are stored, some MB at a time."""
     batch, size = [], 0
-    for place, (uid, examples) in enumerate(users):
-        check_examples(uid, examples)
-        payload = pack(examples)
-        batch.append(UserRecord(uid, DATE, "train", (0, place), payload))
-        size += len(payload)
+    for place, user in enumerate(users):
+        batch.append(UserRecord(user.uid, DATE, "train", (0, place), user.payload))
+        size += len(user.payload)
         if size > BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -100,16 +107,33 @@ def batches(users: list[tuple[str, Examples]]) -> Iterator[list[UserRecord]]:
 
 def load(reader: LeafRedditReader, path: Path) -> Loading:
     """Takes one file to a fresh store."""
+    began = time.perf_counter()
+    users = list(reader.read(path))
+    read = time.perf_counter() - began
+    store = seconds_to_store(packed(users))
+    with tempfile.TemporaryDirectory() as folder:
+        cache = CacheUse(Path(folder), "benchmark", path.parent)
+        began = time.perf_counter()
+        key = cache.key_of(path)
+        look = time.perf_counter() - began
+        writer = write_entry(cache.folder, key)
+        for user in packed(users):
+            writer.add(user.uid, user.count, user.payload)
+        writer.finish()
+        cached = look + seconds_to_store(read_entry(cache.folder, key) or ())
+    return Loading(len(users), sum(len(u["x"]) for _, u in users), read, store, cached)
+
+
+def seconds_to_store(users: Iterable[CachedUser]) -> float:
+    """Puts users into a fresh store."""
     with tempfile.TemporaryDirectory() as folder:
         store = UserStore(Path(folder))
         began = time.perf_counter()
-        users = list(reader.read(path))
-        read = time.perf_counter()
         for batch in batches(users):
             store.put_examples(batch)
-        done = time.perf_counter()
+        took = time.perf_counter() - began
         store.close()
-    return Loading(len(users), sum(len(u["x"]) for _, u in users), read - began, done - read)
+    return took
 
 
 def main() -> None:
@@ -126,10 +150,13 @@ def main() -> None:
         for path in files:
             taken = [load(reader, path) for _ in range(asked.repeat)]
             mb = path.stat().st_size / 1e6
-            read, store = (statistics.median(getattr(each, part) for each in taken) for part in ("read", "store"))
+            parts = ("read", "store", "cached")
+            read, store, cached = (statistics.median(getattr(each, part) for each in taken) for part in parts)
             counts = (f"{taken[0].users:,}", f"{taken[0].examples:,}")
-            rows.append([f"{mb:.1f} MB", *counts, f"{read:.3f}", f"{store:.3f}", f"{mb / (read + store):.1f}"])
-    columns = ["file", "users", "sequences", "s reading", "s storing", "MB a second"]
+            rows.append(
+                [f"{mb:.1f} MB", *counts, f"{read:.3f}", f"{store:.3f}", f"{cached:.3f}", f"{mb / (read + store):.1f}"]
+            )
+    columns = ["file", "users", "sequences", "s reading", "s storing", "s from a cache", "MB a second"]
     show("From file to store, one core", columns, rows, f"median of {asked.repeat} times", machine())
 
 

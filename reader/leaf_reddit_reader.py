@@ -10,10 +10,11 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -24,6 +25,13 @@ logger = logging.getLogger(__name__)
 
 PAD, UNK = 0, 1
 PAD_TOKEN, UNK_TOKEN = "<PAD>", "<UNK>"
+
+
+class _File(msgspec.Struct):
+    """A file of LEAF, cut into its users' pieces of text."""
+
+    user_data: dict[str, msgspec.Raw]
+    users: msgspec.Raw = msgspec.Raw()
 
 
 class LeafRedditReader(ReaderBase):
@@ -85,7 +93,7 @@ class LeafRedditReader(ReaderBase):
                 raise DataError(f"{path}: uid {uid!r} has no examples; remove the user")
             try:
                 self._check(path, uid, entry, x, y, mask)
-                examples = {"x": self._to_ids(x), "y": self._to_ids(y), "mask": np.array(mask, np.float32)}
+                examples = {"x": self._to_ids(x), "y": self._to_ids(y), "mask": self._to_floats(mask)}
             except DataError:
                 raise
             except (TypeError, ValueError) as error:
@@ -108,10 +116,13 @@ class LeafRedditReader(ReaderBase):
                 raise DataError(f"{where}: sequences of {name} have {sorted(lengths)} tokens, expected {self.seq_len}")
 
     def _to_ids(self, rows: list[list[str]]) -> npt.NDArray[np.int32]:
-        get = self._ids.get
-        count = len(rows) * self.seq_len
-        ids = np.fromiter((get(t, UNK) for row in rows for t in row), np.int32, count)
-        return ids.reshape(-1, self.seq_len)
+        # No line of Python for each token: there are millions.
+        ids = map(self._ids.get, chain.from_iterable(rows), repeat(UNK))
+        return np.fromiter(ids, np.int32, len(rows) * self.seq_len).reshape(-1, self.seq_len)
+
+    def _to_floats(self, rows: list[list[float]]) -> npt.NDArray[np.float32]:
+        numbers = np.fromiter(chain.from_iterable(rows), np.float32, len(rows) * self.seq_len)
+        return numbers.reshape(-1, self.seq_len)
 
 
 def build_vocab(files: Sequence[Path], size: int) -> dict[str, int]:
@@ -137,17 +148,34 @@ def _user_data(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     try:
-        content = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("user_data"), dict):
-        raise DataError(f"{path}: not LEAF's form: an object with user_data (uid -> x, y) was expected")
-    listed = content.get("users")
+        # User by user: all of a large file at once is many times its size in objects, none of them in any cache.
+        content = msgspec.json.decode(text, type=_File)
+        listed = orjson.loads(memoryview(content.users)) if content.users else None
+    except msgspec.ValidationError as error:
+        _parse(path, text)
+        raise DataError(f"{path}: not LEAF's form: an object with user_data (uid -> x, y) was expected") from error
+    except ValueError as error:
+        _parse(path, text)
+        raise DataError(f"{path}: not JSON: {error}") from error
     if isinstance(listed, list):
-        absent = [uid for uid in listed if uid not in content["user_data"]]
+        absent = [uid for uid in listed if uid not in content.user_data]
         if absent:
             raise DataError(f"{path}: uid {absent[0]!r} is in users but not in user_data")
-    yield from content["user_data"].items()
+    for uid, raw in content.user_data.items():
+        try:
+            entry = orjson.loads(memoryview(raw))
+        except orjson.JSONDecodeError as error:
+            _parse(path, text)
+            raise DataError(f"{path}: uid {uid!r}: not JSON: {error}") from error
+        yield uid, entry
+
+
+def _parse(path: Path, text: bytes) -> None:
+    """Raises DataError if a file is not JSON, with line and column."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
 
 
 def _load_vocab(path: Path, limit: int) -> dict[str, int]:

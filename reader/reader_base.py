@@ -53,6 +53,19 @@ class ReaderBase(ABC):
         """Takes what `prepare` returned, before the first `read`."""
         return
 
+    def also_reads(self, data: Path) -> Sequence[Path]:
+        """What `prepare`, `setup` and `read` open beside the files of the days and those that lie right beside them.
+
+        For `--cache` alone, which keeps what `read` gives: it is read anew when one of these has changed.
+
+        Args:
+            data: the data folder.
+
+        Returns:
+            Files, or folders with all in them, such as `[data / "raw"]`.
+        """
+        return []
+
     @abstractmethod
     def read(self, path: Path) -> Iterator[tuple[str, Examples]]:
         """Yields (uid, examples) for each user of a file.

@@ -38,7 +38,7 @@ BAD_USAGE = 2
 AUTO = "auto"
 # Settings that change no bit of the results: a run may be resumed with others.  Of files it is the content that counts.
 _NO_MEANING = frozenset(["data", "config", "output", "resume", "init", "plan", "checkpoint_every"])
-_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface", "grace"}
+_NO_MEANING |= {"shards", "tune", "shared_memory", "exchange", "progress", "interface", "grace", "cache"}
 # Settings that every run uses.
 _ALWAYS = _NO_MEANING - {"plan"} | {"rounds", "mode", "seed", "train_last_day", "private"}
 # Of numbers that cross the wire as 32 bits, and of what nobody needs more of.
@@ -130,6 +130,9 @@ class Settings(BaseSettings):
         None, description="what the hosts of a run reach each other by: name of an interface, address or network "
         "(10.1.0.0/16) (default: the address of the host's name)"
     )  # fmt: skip
+    cache: Path | None = Field(
+        None, description="folder of your own where what the reader makes of the data is kept for the next start"
+    )
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="how rank 0 shows the progress")
 
     _uses: Uses = PrivateAttr(default_factory=Uses)

@@ -137,6 +137,7 @@ EXTREMES = {
     "shards": [(["--shards", 3], lambda output, plain: shards(output) == 3)],
     "interface": [(["--interface", "nowhere"], REFUSED), (["--interface", HERE], "has nothing to do")],
     "exchange": [(["--exchange", "always"], "has nothing to do")],
+    "cache": [(["--cache", "kept"], "train: 0 of 1 files were in --cache"), (["--cache", "data"], REFUSED)],
     "progress": [(["--progress", "none"], "")],
 }  # fmt: skip
 # Of speed alone: tried in test_machine and test_exchange.

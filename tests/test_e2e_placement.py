@@ -1,5 +1,8 @@
 """Placement never changes a result: the same bits on any number of ranks and shards."""
 
+import csv
+import json
+
 import pytest
 from running import TINY, assert_same_record, params, private, run, same
 from tiny_task import make_data
@@ -40,6 +43,18 @@ def test_another_seed_gives_other_cohorts_and_parameters(reference, tmp_path):
     run(TINY, data, *ARGUMENTS, "--seed", 8, "--shards", 2, "--output", tmp_path)
     assert (tmp_path / "cohorts.json").read_bytes() != (expected / "cohorts.json").read_bytes()
     assert not same(params(tmp_path), params(expected))
+
+
+def test_each_round_and_test_tells_who_was_waited_for(reference):
+    output = reference[1]
+    with (output / "waiting.csv").open() as file, (output / "metrics.csv").open() as other:
+        waiting, metrics = list(csv.DictReader(file)), list(csv.DictReader(other))
+    same = ("date", "round", "phase", "wait", "seconds")
+    assert [[row[name] for name in same] for row in waiting] == [[row[name] for name in same] for row in metrics]
+    trained = [row for row in waiting if row["phase"] == "train"]
+    for row, cohort in zip(trained, json.loads((output / "cohorts.json").read_text()), strict=True):
+        assert row["uid"] in cohort
+        assert 0 < float(row["turn"]) <= float(row["seconds"])
 
 
 def test_private_parameters_differ_by_user_and_never_reach_the_scheduler(reference):

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,29 @@ def test_an_earlier_record_is_set_aside_and_never_lost(tmp_path):
     assert cohorts(folder) == [["u3"]]
     assert len(rows(folder / "metrics.csv")) == 2
     assert cohorts(folder / "previous-1") == [["u1"]]
+
+
+def test_who_was_waited_for_is_in_a_file_of_its_own(record):
+    times = replace(TIMES, last="ann, b", turn=0.75)
+    record.on_record(replace(trained(1, user("ann, b"), user("c")), timings=times))
+    record.on_record(replace(evaluated(1, user("c")), timings=replace(times, last="c")))
+    record.on_record(trained(2))  # of nobody
+    before = {"date": DAY, "round": "1", "phase": "train", "uid": "ann, b", "turn": "0.750000"}
+    after = {"date": NEXT, "round": "1", "phase": "test", "uid": "c", "turn": "0.750000"}
+    assert rows(record.folder / "waiting.csv") == [
+        {**before, "wait": "0.062500", "seconds": "1.500000"}, {**after, "wait": "0.062500", "seconds": "0.500000"},
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_that_knows_nothing_of_waiting_can_be_gone_on_with(record):
+    record.on_layout(Layout((SimulatorInfo(1, "here", "127.0.0.1:1", 2, (DAY,)),), (DAY,)))
+    marks = {name: mark for name, mark in record.mark().items() if name != "waiting.csv"}
+    record.on_record(replace(trained(1, user("ann")), timings=replace(TIMES, last="ann")))
+    again = RunRecord(record.folder, {}, result="top1", resumed=True)
+    again.cut(marks, 0)
+    assert not (record.folder / "waiting.csv").exists()
+    again.on_record(replace(trained(1, user("ann")), timings=replace(TIMES, last="ann")))
+    assert len(rows(record.folder / "waiting.csv")) == 1
 
 
 # -- files that cannot be written ---------------------------------------------------

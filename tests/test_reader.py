@@ -4,11 +4,14 @@ import gzip
 import json
 import logging
 import pickle
+import random
 
 import numpy as np
+import orjson
 import pytest
 
 from reader import DataError, LeafRedditReader, ReaderBase
+from reader.leaf_reddit_reader import _user_data
 
 VOCAB = {"<PAD>": 0, "<UNK>": 1, "the": 2, "cat": 3, "sat": 4}
 THE_CAT = ["the", "cat", "sat"]
@@ -225,6 +228,49 @@ def test_json_of_another_form_is_refused_by_file(tmp_path, content):
     path = write(tmp_path / "train.json", content)
     with pytest.raises(DataError, match=r"train.json: not LEAF's form: an object with user_data"):
         read(path)
+
+
+TWO = leaf(ann=entry(THE_CAT), bob=entry(["\u00e4", "\\", "\U0001f600"]))
+WHOLE = json.dumps({**TWO, "num_samples": [1, 1]}).encode()
+PIECES = [
+    b'"', b"{", b"}", b"]", b",", b":", b"\\", b"null", b"1e999", b"NaN", b"\\ud800", b"\0", b"\xff", b'{"ann":1}',
+    b'"users":3,', b'"user_data":{},', b"",
+]  # fmt: skip
+
+
+def as_a_whole(raw):
+    """What a file holds by one look at all of it: its users, or what is wrong with it."""
+    try:
+        content = orjson.loads(raw)
+    except ValueError:
+        return "not JSON"
+    if not isinstance(content, dict) or not isinstance(content.get("user_data"), dict):
+        return "not LEAF's form"
+    users = content.get("users")
+    absent = [uid for uid in users if uid not in content["user_data"]] if isinstance(users, list) else []
+    return "in users but not" if absent else list(content["user_data"].items())
+
+
+def test_a_file_cut_in_users_is_what_it_is_as_a_whole(tmp_path):
+    """Files with bytes put in, taken out, or repeated; what is not JSON in a part that is not read is let pass."""
+    rng, kinds = random.Random(1), set()
+    for _ in range(500):
+        raw = bytearray(WHOLE)
+        for _ in range(rng.randint(1, 3)):
+            at, start = rng.randrange(len(raw)), rng.randrange(len(raw))
+            put = rng.choice([*PIECES, raw[start : start + rng.randint(1, 40)]])
+            raw[at : at + rng.choice([0, 0, 1, 4])] = put
+        expected = as_a_whole(bytes(raw))
+        try:
+            found = list(_user_data(write(tmp_path / "train.json", bytes(raw))))
+        except DataError as error:
+            found = str(error)
+        if isinstance(expected, list):
+            assert found == expected
+        elif expected != "not JSON":
+            assert expected in found
+        kinds.add(expected if isinstance(expected, str) else "fine")
+    assert len(kinds) == 4
 
 
 def flipped(raw):

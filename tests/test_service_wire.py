@@ -161,5 +161,6 @@ def test_shares_counts_and_reports_survive_being_cut_into_messages(size):
     reader = ReportReader(seed=7)
     for message in report_head(3, at(2, 9), results):
         reader.add(message)
-    reader.add(report_tail(Timings(1.0, 2.0, 3.0, 4.0)))
-    assert reader.finish() == (3, at(2, 9), results, Timings(1.0, 2.0, 3.0, 4.0))
+    times = Timings(1.0, 2.0, 3.0, 4.0, uids[-1] if uids else "", 0.5, 0.25)
+    reader.add(report_tail(times))
+    assert reader.finish() == (3, at(2, 9), results, times)

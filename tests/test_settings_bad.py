@@ -60,7 +60,7 @@ BAD = {
     "progress": {"fast": "'auto', 'bar', 'plain' or 'none'"},
 }
 # Tried where they are used: in test_settings, test_resume, test_addresses.
-PATHS = {"data", "config", "output", "resume", "init", "plan", "private", "interface"}
+PATHS = {"data", "cache", "config", "output", "resume", "init", "plan", "private", "interface"}
 CASES = [(name, value, text) for name, values in BAD.items() for value, text in values.items()]
 
 

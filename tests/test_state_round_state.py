@@ -232,6 +232,22 @@ def test_waiting_for_a_slower_simulator_counts_as_wait():
     assert record.timings == Timings(pull=0.875, train=3.25, push=0.5, wait=1.375)
 
 
+@pytest.mark.parametrize(("apart", "last"), [((0.0, 0.0), "b"), ((1.0, 5.5), "a"), ((3.0, 0.0), "b")])
+def test_who_was_waited_for_is_the_last_of_whom_waited_least_for_others(apart, last):
+    """Rank 1 is done at 12 and rank 2 at 16, so rank 1 waits 4 s more than what it has waited before it pushed."""
+    clock = FakeClock()
+    state = make_state(lanes={1: 1, 2: 3}, clock=clock)
+    mine = {rank: share(state, rank, DAY, 1, 0).uids for rank in (1, 2)}
+    names = {"a": mine[1][-1], "b": mine[2][0]}
+    clock.now = 12.0
+    times = Timings(last=names["a"], turn=1.5, apart=apart[0])
+    state.push(1, at(), [result(uid) for uid in mine[1]], times, sums(0, 0))
+    clock.now = 16.0
+    times = Timings(last=names["b"], turn=2.5, apart=apart[1])
+    record = state.push(2, at(), [result(uid) for uid in mine[2]], times, sums(0, 0))
+    assert (record.timings.last, record.timings.turn) == (names[last], 1.5 if last == "a" else 2.5)
+
+
 def test_a_round_lasts_from_the_end_of_the_one_before():
     clock = FakeClock()
     state = make_state(clock=clock)

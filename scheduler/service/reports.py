@@ -66,9 +66,7 @@ def report_head(rank: int, at: Round, results: Sequence[UserResult]) -> Iterator
 
 def report_tail(timings: Timings) -> pb.RoundReport:
     """The report after the tensors: where the time went."""
-    return pb.RoundReport(
-        timings=pb.Timings(pull=timings.pull, train=timings.train, push=timings.push, wait=timings.wait)
-    )
+    return pb.RoundReport(timings=pb.Timings(**vars(timings)))
 
 
 class ReportReader:
@@ -113,10 +111,7 @@ class ReportReader:
         for user in message.users:
             self._take(result_from_message(user))
         if message.HasField("timings"):
-            t = message.timings
-            self.timings = Timings(t.pull, t.train, t.push, t.wait)
-            if not all(math.isfinite(s) and s >= 0 for s in (t.pull, t.train, t.push, t.wait)):
-                raise BadInput(f"rank {self.rank}: {self.timings}: times must be finite and not negative")
+            self._end(message.timings)
 
     def _begin(self, message: pb.RoundReport) -> None:
         if not message.HasField("key"):
@@ -134,6 +129,16 @@ class ReportReader:
             if len(names) > MAX_METRICS:
                 raise TooLarge(f"rank {self.rank}: the users have more than {MAX_METRICS} different {what}")
         self.results.append(result)
+
+    def _end(self, t: pb.Timings) -> None:
+        times = (t.pull, t.train, t.push, t.wait)
+        if not all(math.isfinite(s) and s >= 0 for s in (*times, t.turn, t.apart)):
+            raise BadInput(f"rank {self.rank}: {Timings(*times)}: times must be finite and not negative")
+        if t.last and all(result.uid != t.last for result in self.results):
+            raise BadInput(
+                f"rank {self.rank}: uid {t.last[:40]!r} came as the last that was trained; it is none of its"
+            )
+        self.timings = Timings(*times, t.last, t.turn, t.apart)
 
     def finish(self) -> tuple[int, Round, list[UserResult], Timings]:
         """Rank, round, results and timings.

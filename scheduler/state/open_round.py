@@ -106,14 +106,18 @@ class OpenRound:
 
     def _where_time_went(self, seconds: float, lanes: Mapping[int, int]) -> Timings:
         """Means over all shards; waiting for a slower simulator counts as wait, the rest as push."""
-        last = max(when for when, _ in self.arrived.values())
+        end = max(when for when, _ in self.arrived.values())
         pull = train = wait = 0.0
         for rank, (when, timings) in self.arrived.items():
             part = lanes[rank] / sum(lanes.values())
             pull += part * timings.pull
             train += part * timings.train
-            wait += part * (timings.wait + last - when)
-        return Timings(pull, train, max(0.0, seconds - pull - train - wait), wait)
+            wait += part * (timings.wait + end - when)
+        # Who was waited for has itself waited least for others.
+        with_users = [(timings.apart + end - when, timings) for when, timings in self.arrived.values() if timings.last]
+        _, slowest = min(with_users, key=lambda each: each[0], default=(0.0, Timings()))
+        push = max(0.0, seconds - pull - train - wait)
+        return Timings(pull, train, push, wait, slowest.last, slowest.turn)
 
 
 def where(at: Round) -> str:

@@ -87,12 +87,25 @@ class Share:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of a round, mean over shards: fetching, training, handing back, standing idle."""
+    """Seconds of a round, mean over shards: fetching, training, handing back, standing idle.
+
+    Attributes:
+        pull: fetching parameters and examples.
+        train: training, or testing.
+        push: handing back.
+        wait: standing idle.
+        last: uid of the user that was trained last, for whom the others waited; "" without users.
+        turn: seconds of that user alone.
+        apart: of `wait`, what a simulator as a whole has waited for others before it pushed.
+    """
 
     pull: float = 0.0
     train: float = 0.0
     push: float = 0.0
     wait: float = 0.0
+    last: str = ""
+    turn: float = 0.0
+    apart: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import FLError, NotFound
@@ -141,4 +142,5 @@ class _Pushing:
 
     def __call__(self) -> Timings:
         spent, t = time.perf_counter() - self._began, self._trained
-        return Timings(t.pull + self._pulled, t.train, t.push + spent - self.waited, t.wait + self.waited)
+        push, wait = t.push + spent - self.waited, t.wait + self.waited
+        return replace(t, pull=t.pull + self._pulled, push=push, wait=wait, apart=self.waited)

@@ -19,13 +19,14 @@ from scheduler.state.checkpoints import Marks
 from scheduler.state.global_model import OF
 from scheduler.state.rounds import TRAIN, RoundRecord
 from simulator.npz import write_npz
-from simulator.output.record_files import Cohorts, Table
+from simulator.output.record_files import NOTHING, Cohorts, Table
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("paddlepaddle", "grpcio", "protobuf", "mpi4py", "numpy", "lmdb")
 _FIRST = ["date", "round", "phase", "users", "examples", "loss"]
-_PARTS = ("config.yaml", "metrics.csv", "per_user.csv", "cohorts.json", "params", "checkpoints")
+_WAITING = ["date", "round", "phase", "uid", "turn", "wait", "seconds"]
+_PARTS = ("config.yaml", "metrics.csv", "per_user.csv", "waiting.csv", "cohorts.json", "params", "checkpoints")
 
 
 class RunRecord:
@@ -61,7 +62,9 @@ class RunRecord:
         self._metrics = Table(folder / "metrics.csv")
         self._per_user = Table(folder / "per_user.csv")
         self._cohorts = Cohorts(folder / "cohorts.json")
-        self._growing = {file.path.name: file for file in (self._metrics, self._per_user, self._cohorts)}
+        self._waiting = Table(folder / "waiting.csv")
+        growing = (self._metrics, self._per_user, self._cohorts, self._waiting)
+        self._growing = {file.path.name: file for file in growing}
         self._resumed = resumed
         if resumed:
             return
@@ -95,7 +98,7 @@ class RunRecord:
             self.save_params("initial", {key: value for key, value in params.items() if OF not in key})
 
     def on_record(self, record: RoundRecord) -> None:
-        """Adds rows to metrics.csv, and to cohorts.json or per_user.csv."""
+        """Adds rows to metrics.csv, to cohorts.json or per_user.csv, and to waiting.csv."""
         values = mean_metrics(record.results)
         row: dict[str, Any] = {"date": record.at.date, "round": record.at.round, "phase": record.phase}
         row |= {"users": len(record.results), "examples": sum(r.examples for r in record.results)}
@@ -109,6 +112,9 @@ class RunRecord:
             self._add_users(record)
         times = {"seconds": record.seconds, **{name: getattr(record.timings, name) for name in TIMES[1:]}}
         row |= {name: f"{seconds:.6f}" for name, seconds in times.items()}
+        if record.timings.last:
+            turn = {"uid": record.timings.last, "turn": f"{record.timings.turn:.6f}"}
+            self._waiting.add(_WAITING, [], [], [row | turn])
         self._metrics.add(self._first, set(values) - set(self._first), self._last, [row])
 
     # -- checkpoints -----------------------------------------------------------------
@@ -138,7 +144,7 @@ class RunRecord:
             BadInput: a file that is cut off or was changed.
         """
         for name, file in self._growing.items():
-            file.check(marks[name])
+            file.check(marks.get(name, NOTHING))
 
     def cut(self, marks: Marks, step: int) -> None:
         """Goes back to what was there when `mark` gave these, after `step` rounds of the run.
@@ -149,7 +155,7 @@ class RunRecord:
         """
         self.check(marks)
         for name, file in self._growing.items():
-            file.cut(marks[name])
+            file.cut(marks.get(name, NOTHING))
         try:
             # Of an end that is the end no more.
             for path in (self.folder / "params").glob("final*.npz"):

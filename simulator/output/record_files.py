@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 from protos.errors import BadInput, FLError
 
+# Of a table that a checkpoint of an earlier version knows nothing of.
+NOTHING: Mapping[str, Any] = {"size": 0, "digest": "", "rows": 0, "columns": ()}
 _DIGEST = 32
 _BLOCK = 1 << 20
 

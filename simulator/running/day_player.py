@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +14,20 @@ from protos.codec import Tensors
 from scheduler.rules.samplers import Round
 from scheduler.service.client import SchedulerClient
 from scheduler.state.plan import Clear, End, Evaluate, Load, Stage, Train
+from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import RoundEnd, Rules, Share, Timings
 from simulator.checkpoints.private_saver import PrivateSaver
 from simulator.exchange.transport import Transport
 from simulator.running.file_dealing import deal_files, listing
+from simulator.running.reader_cache import ReaderCache
 from simulator.running.shares_ahead import SharesAhead
 from simulator.settings import Settings
 from simulator.shards.pool import ShardPool
+from simulator.users.example_cache import sweep
 from simulator.users.seat import LoadingDays
 from simulator.users.store import UserStore
+
+logger = logging.getLogger(__name__)
 
 
 class DayPlayer:
@@ -38,6 +44,7 @@ class DayPlayer:
         lanes: shards of each simulator, by rank.
         store: of the users.
         days: whose examples this simulator's data server takes.
+        cache: of what the reader makes; None without one.
         params: this machine's copy of the shared parameters.
         saver: of private parameters; None if the model has none.
         step: rounds of the run that are done already.
@@ -56,6 +63,7 @@ class DayPlayer:
         lanes: Mapping[int, int],
         store: UserStore,
         days: LoadingDays,
+        cache: ReaderCache | None = None,
         params: Tensors,
         saver: PrivateSaver | None,
         step: int,
@@ -64,6 +72,7 @@ class DayPlayer:
         self._rules, self._settings, self._files = rules, settings, files
         self._rank, self._lanes = rank, lanes
         self._store, self._days, self._params, self._saver = store, days, params, saver
+        self._cache = cache
         self._step = step
         # The round whose shared parameters the shards have before them.
         self._pulled = -1
@@ -126,11 +135,22 @@ class DayPlayer:
         with self._days.loading(date, split):
             listings = self._client.exchange(f"files/{date}/{split}", listing(data, files))
             mine = deal_files(listings, self._lanes, self._rank, f"{data / date}: {split}")
-            read = self._pool.read_files(date, split, [(number, data / name) for number, name in mine])
+            users = self._read(date, split, [(number, data / name) for number, name in mine])
             # All data is at its owners when this returns, so that users whose data came in pieces can be weighed.
-            pieces = self._client.update_user_inst_num(date, split, read.counts, read.weights)
+            pieces = self._client.update_user_inst_num(date, split, users.counts, users.weights)
         if pieces:
             self._client.update_user_weights(date, self._pool.weigh(date, pieces))
+
+    def _read(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> ReadUsers:
+        if self._cache is None or not files:
+            return self._pool.read_files(date, split, files)
+        read = self._pool.read_files(date, split, files, self._cache.of_day(date))
+        if read.trouble is not None:
+            logger.warning("%s", read.trouble)
+        logger.info("%s %s: %d of %d files were in --cache", date, split, read.cached, len(files))
+        if read.cached < len(files):
+            sweep(self._cache.folder)
+        return read
 
     def _play_round(self, at: Round, share: Share, following: Callable[[], tuple[Round, Share]] | None) -> RoundEnd:
         """Pull, train, push; see `ShardPool.train` for what follows."""

@@ -22,6 +22,7 @@ from simulator.exchange.transport import Exchanged, InMemory, Streamed, Transpor
 from simulator.running.day_player import DayPlayer
 from simulator.running.initial_model import agree_on_model, spread_private_start, take_initial
 from simulator.running.machine import Closing, Machine
+from simulator.running.reader_cache import NoKey, ReaderCache, reader_cache
 from simulator.shards import jobs
 from simulator.users.data_client import DataClient
 
@@ -69,18 +70,27 @@ class Modelled:
     transport: Transport
     saver: PrivateSaver | None
 
-    def prepare_reader(self) -> None:
-        """Has one shard in the whole run prepare what all readers share."""
-        machine, shared = self.joined.machine, b""
+    def prepare_reader(self) -> ReaderCache | None:
+        """Has one shard in the whole run prepare what all readers share; returns the cache of what they read."""
+        machine, told = self.joined.machine, b""
         member = machine.member
+        try:
+            cache = reader_cache(member.settings, member.task.reader)
+        except NoKey as error:
+            cache = None
+            if member.leads:
+                logger.warning("--cache is not used: %s", error)
         if member.leads:
             data = member.settings.data
-            files = member.task.reader.files(data / self.joined.layout.days[0], TRAIN)
-            shared = machine.pool.ask(jobs.Prepare(data, tuple(files))).encode()
-        posted = member.client.exchange("reader", shared)
-        machine.pool.ask_all(jobs.Setup(json.loads(posted[member.role.simulator_ranks[0]])))
+            files = tuple(member.task.reader.files(data / self.joined.layout.days[0], TRAIN))
+            kept = None if cache is None else cache.prepared(files)
+            told = machine.pool.ask(jobs.Prepare(data, files, kept)).encode()
+        posted = member.client.exchange("reader", told)
+        shared = json.loads(posted[member.role.simulator_ranks[0]])
+        machine.pool.ask_all(jobs.Setup(shared))
+        return None if cache is None else cache.with_shared(shared)
 
-    def player(self) -> DayPlayer:
+    def player(self, cache: ReaderCache | None) -> DayPlayer:
         """Who plays the days."""
         joined, machine = self.joined, self.joined.machine
         member = machine.member
@@ -95,6 +105,7 @@ class Modelled:
             lanes={info.rank: info.shards for info in joined.layout.simulators},
             store=machine.store,
             days=machine.seat.days,
+            cache=cache,
             params=self.params.arrays,
             saver=self.saver,
             step=joined.first_step,

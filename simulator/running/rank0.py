@@ -28,6 +28,7 @@ from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.output.progress import RunProgress
 from simulator.output.record import RunRecord
 from simulator.output.result import RunResult, read_result
+from simulator.output.waiting import Waiting
 from simulator.settings import Settings
 from simulator.users.scratch import ScratchFolder
 
@@ -88,6 +89,7 @@ class SchedulerService:
         self._safe: int | None = max(self._found, default=None)
         self._seconds = dict.fromkeys(TIMES, 0.0)
         self._rounds = 0
+        self._waiting = Waiting()
         # Of the server, once it was told to.
         self._ended: threading.Event | None = None
         self._callbacks.begin(RunInfo(output, self._result, self.resumed))
@@ -131,6 +133,7 @@ class SchedulerService:
         """A round or a test is over."""
         self.record.on_record(record)
         self.progress.on_record(record)
+        self._waiting.add(record)
         if record.phase == TRAIN:
             self._rounds += 1
             self._seconds["seconds"] += record.seconds
@@ -249,6 +252,7 @@ class SchedulerService:
             whole = self._seconds["seconds"]
             parts = ", ".join(f"{k} {v / whole:.0%}" for k, v in self._seconds.items() if k != "seconds")
             lines.append(f"{self._rounds} rounds in {whole:.1f} s: {parts}")
+            lines += filter(None, [self._waiting.line()])
         lines.append(f"record in {self.record.folder}")
         if self._last_test is not None:
             metrics = mean_metrics(self._last_test.results)

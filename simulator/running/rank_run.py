@@ -27,6 +27,7 @@ from simulator.output.result import RunResult
 from simulator.running.machine import Task
 from simulator.running.outcome import Outcome
 from simulator.running.rank0 import SchedulerService
+from simulator.running.reader_cache import check_cache
 from simulator.running.simulation import Simulation
 from simulator.settings import Settings
 from simulator.shards.sending import check_sendable
@@ -237,6 +238,7 @@ class RankRun:
         settings.check_record()
         if role.is_simulator():
             list_days(settings.data)
+            check_cache(settings)
             if settings.init is not None and role.rank == role.simulator_ranks[0]:
                 read_npz(settings.init, "--init")
         return rules

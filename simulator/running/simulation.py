@@ -105,8 +105,7 @@ class Simulation:
 
     def _play(self, modelled: Modelled) -> None:
         member, joined = self._member, modelled.joined
-        modelled.prepare_reader()
-        modelled.player().play()
+        modelled.player(modelled.prepare_reader()).play()
         if modelled.saver is not None:
             modelled.saver.wait()
         if joined.machine.schema.known:

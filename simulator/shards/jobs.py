@@ -16,8 +16,11 @@ from scheduler.rules.exact_sum import Sums
 from scheduler.rules.filters import Filter
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
+from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import Share, Timings
 from simulator.contracts import Reader, Trainer
+from simulator.users.example_cache import CacheUse
+from simulator.users.prepared_cache import PreparedUse
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,11 @@ class Connect:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Run the reader's `prepare`; answered with its JSON."""
+    """Run the reader's `prepare`, unless a cache has what it gave; answered with its JSON."""
 
     data: Path
     files: tuple[Path, ...]
+    cache: PreparedUse | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,25 @@ class Setup:
 
 @dataclass(frozen=True)
 class ReadFiles:
-    """Read files of a day from the queue; answered with `ReadUsers`."""
+    """Read files of a day from the queue, or take from a cache what came of them; answered with `FilesRead`."""
 
     date: str
     split: str
     files: tuple[tuple[int, Path], ...]
+    cache: CacheUse | None = None
+
+
+@dataclass
+class FilesRead(ReadUsers):
+    """What came of a shard's files, or of those of all shards.
+
+    Attributes:
+        cached: files whose users a cache had.
+        trouble: with the cache; the run goes on without it.
+    """
+
+    cached: int = 0
+    trouble: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from protos.errors import FLError
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
 from scheduler.rules.exact_sum import Sums, sum_specs
 from scheduler.rules.samplers import Round
-from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import Share, Timings
 from simulator.shards import jobs
 from simulator.shards.crew import ShardCrew
 from simulator.shards.environment import shard_environment
 from simulator.shards.process import ShardProcess
 from simulator.shards.work_queue import WorkQueue
+from simulator.users.example_cache import CacheUse
 
 
 class ShardPool:
@@ -98,12 +98,16 @@ class ShardPool:
         self._crew.remember(jobs.Attach(dict(arrays), write_initial=False))
         return self._params
 
-    def read_files(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> ReadUsers:
+    def read_files(
+        self, date: str, split: str, files: Sequence[tuple[int, Path]], cache: CacheUse | None = None
+    ) -> jobs.FilesRead:
         """Reads files of a day in all shards."""
         self.queue.fill(len(files))
-        merged = ReadUsers()
-        for read in self.ask_all(jobs.ReadFiles(date, split, tuple(files))):
+        merged = jobs.FilesRead()
+        for read in self.ask_all(jobs.ReadFiles(date, split, tuple(files), cache)):
             merged.merge(read)
+            merged.cached += read.cached
+            merged.trouble = merged.trouble or read.trouble
         return merged
 
     def weigh(self, date: str, uids: Sequence[str]) -> dict[str, float]:
@@ -199,6 +203,7 @@ class ShardPool:
         answers = self._crew.do(tasks, meanwhile)
         ended = max((when for _, when in answers.values()), default=began)
         pull = train = push = wait_ = 0.0
+        last = max((each for each in answers.values() if each[0].timings.last), key=lambda each: each[1], default=None)
         results = []
         for answer, when in answers.values():
             results.extend(answer.results)
@@ -208,4 +213,5 @@ class ShardPool:
             wait_ += ended - when
         wait_ += (len(self) - len(tasks)) * (ended - began)
         lanes = len(self)
-        return jobs.ShareResult(results, Timings(pull / lanes, train / lanes, push / lanes, wait_ / lanes))
+        whose = {} if last is None else {"last": last[0].timings.last, "turn": last[0].timings.turn}
+        return jobs.ShareResult(results, Timings(pull / lanes, train / lanes, push / lanes, wait_ / lanes, **whose))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,7 +17,6 @@ from scheduler.rules.algorithm import Group, Shapes, personalises
 from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
-from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import TEST, TRAIN, Timings
 from simulator.contracts import Examples
 from simulator.launch.signals import leave_to_simulator
@@ -26,7 +24,7 @@ from simulator.shards import jobs
 from simulator.shards.work_queue import WorkQueue
 from simulator.users.data_client import DataClient
 from simulator.users.store import UserStore
-from simulator.worker.file_reading import read_files
+from simulator.worker.file_reading import prepare, read_files
 from simulator.worker.quick_flags import quicken_flags
 from simulator.worker.round_arrays import RoundArrays, full_name
 from simulator.worker.user_state import UserState
@@ -93,12 +91,12 @@ class Shard:
 
     def _prepare(self, job: jobs.Prepare) -> str:
         self.where = f"file {job.data}"
-        return json.dumps(self._is.reader.prepare(job.data, job.files))
+        return prepare(self._is.reader, job)
 
     def _setup(self, job: jobs.Setup) -> None:
         self._is.reader.setup(job.shared)
 
-    def _read_files(self, job: jobs.ReadFiles) -> ReadUsers:
+    def _read_files(self, job: jobs.ReadFiles) -> jobs.FilesRead:
         weigh = partial(weight_of_piece, self._is.trainer) if self._is.weighted and job.split == TRAIN else None
         return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file, weigh)
 
@@ -221,6 +219,7 @@ class Shard:
         exact = ExactSum(self._sums, job.share.cohort_size, job.share.exponent)
         for i in self._jobs():
             uid = job.share.uids[i]
+            clock.begin(uid)
             user = self._load_user(uid, job.at, TRAIN, shared)
             # Before training, which might change the examples.
             weight = self._weight(uid, user.examples, job.share.weights[i])
@@ -259,6 +258,7 @@ class Shard:
         self._begin_share()
         for i in self._jobs():
             uid = job.share.uids[i]
+            clock.begin(uid)
             # The shared parameters go on from user to user.
             user = self._load_user(uid, job.at, TRAIN, None)
             clock.lap("pull")
@@ -277,6 +277,7 @@ class Shard:
 
         def test(i: int) -> UserResult:
             uid = job.share.uids[i]
+            clock.begin(uid)
             user = self._load_user(uid, job.at, TEST, begin.model)
             clock.lap("pull")
             metrics = self._turns.test(user, begin, job.trained_on)
@@ -301,7 +302,8 @@ class _Clock:
     """Adds up seconds by what they were spent on."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self._last = self._began = time.perf_counter()
+        self._uid = ""
         self._spent = {"pull": 0.0, "train": 0.0, "push": 0.0}
 
     def lap(self, what: str) -> None:
@@ -309,5 +311,9 @@ class _Clock:
         self._spent[what] += now - self._last
         self._last = now
 
+    def begin(self, uid: str) -> None:
+        """A user's turn begins with the end of the last lap."""
+        self._uid, self._began = uid, self._last
+
     def timings(self) -> Timings:
-        return Timings(**self._spent)
+        return Timings(**self._spent, last=self._uid, turn=self._last - self._began)
