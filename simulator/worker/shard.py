@@ -60,6 +60,7 @@ class Shard:
         self._sums: Sums | None = None
         self._rows: Any = None
         self._evaluation: Any = None
+        self._groups_of_users: Any = None
         self._turns: Any = None
         # Examples of the round to come, by date and uid.
         self._fetched: dict[tuple[str, str], Examples] = {}
@@ -110,7 +111,10 @@ class Shard:
         return weights
 
     def _at_file(self, path: Path) -> None:
-        self.where = f"file {path}"
+        self._at(f"file {path}")
+
+    def _at(self, where: str) -> None:
+        self.where = where
 
     @property
     def _client(self) -> DataClient:
@@ -125,6 +129,7 @@ class Shard:
 
     def _build_model(self, job: jobs.BuildModel) -> jobs.ModelSchema:
         from simulator.worker.evaluation import Evaluation
+        from simulator.worker.group_tests import GroupTests, examples_together
         from simulator.worker.model_state import build_model
         from simulator.worker.touched_rows import TouchedRows
 
@@ -134,6 +139,7 @@ class Shard:
         leave_to_simulator()
         self._rows = TouchedRows(model)
         self._evaluation = Evaluation(model, changes=personalises(algorithm))
+        self._groups_of_users = GroupTests(model, self._evaluation, self._at)
         shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
         algorithm.check(shapes)
         for each in self._is.filters:
@@ -149,7 +155,8 @@ class Shard:
         gc.freeze()
         groups = {full_name(g, name): spec for g, group in self._groups.items() for name, spec in group.specs.items()}
         private = {name: model.specs[name] for name in model.private}
-        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs)
+        together = examples_together(self._is.trainer, algorithm, model)
+        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs, together)
 
     def _attach(self, job: jobs.Attach) -> None:
         self._hold(SharedArrays(self._is.params_fd, job.arrays))
@@ -280,8 +287,25 @@ class Shard:
             clock.lap("train")
             return UserResult(uid, job.share.counts[i], 0.0, metrics)
 
-        results = self._evaluation.run(self._jobs(), begin.model, test)
+        if not job.share.groups:
+            return jobs.ShareResult(self._evaluation.run(self._jobs(), begin.model, test), clock.timings())
+        results: list[UserResult] = []
+        for number in self._jobs():
+            group, where = jobs.group_of(job.share, number), jobs.describe_part(job, number)
+            together = partial(self._test_together, job, group, begin.model, clock)
+            results += self._groups_of_users.run(where, group, begin.model, together, test)
         return jobs.ShareResult(results, clock.timings())
+
+    def _test_together(
+        self, job: jobs.EvaluateShare, group: range, shared: Tensors, clock: _Clock
+    ) -> list[UserResult]:  # fmt: skip
+        uids = [job.share.uids[i] for i in group]
+        users = {uid: self._examples(uid, job.at.date, TEST) for uid in uids}
+        clock.lap("pull")
+        metrics = self._turns.test_together(job.at, users, shared, job.trained_on)
+        clock.lap("train")
+        told = zip(group, uids, metrics, strict=True)
+        return [UserResult(uid, job.share.counts[i], 0.0, each) for i, uid, each in told]
 
     def _load_user(self, uid: str, at: Round, split: str, shared: Tensors | None) -> Loaded:
         """Fetches a user's examples and has its own parameters in the model; see `UserTurns.load`."""
