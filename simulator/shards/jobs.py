@@ -288,7 +288,7 @@ def describe_again(job: Any, parts: int) -> str:
     kinds = {ReadFiles: ("file", "read"), WeighUsers: ("user", "weighed"), EvaluateShare: ("user", "tested")}
     what, done = kinds.get(type(job), ("user", "trained"))
     if isinstance(job, EvaluateShare) and job.share.groups:
-        what = "group of users" if parts == 1 else "group"
+        return f"{parts} group{'s' * (parts != 1)} of users {'is' if parts == 1 else 'are'} tested again"
     return f"{parts} {what} is {done} again" if parts == 1 else f"{parts} {what}s are {done} again"
 
 
