@@ -15,6 +15,7 @@ from scheduler.rules.samplers import Round
 from scheduler.state.rounds import Share
 from simulator.shards import jobs
 from trainer import FineTune, TaskError
+from trainer.side_by_side import evaluate_rows
 
 
 def close(one, other):
@@ -54,7 +55,7 @@ def test_a_group_gives_the_same_bits_in_whatever_order_groups_come(tmp_path):
 
 
 def test_examples_of_two_forms_and_more_than_a_block(tmp_path):
-    """300 examples of one form around one of another: each user has its own."""
+    """500 examples of one form around three of another: each user has its own."""
     trainer = RowsTrainer()
     model = trainer.make_model()
 
@@ -67,10 +68,26 @@ def test_examples_of_two_forms_and_more_than_a_block(tmp_path):
                 **more,
             }
 
-    users = [User(150), User(3, z=np.zeros((3, 2))), User(149), User(1)]
+    users = [User(250), User(3, z=np.zeros((3, 2))), User(249), User(1)]
     found = trainer.evaluate_users(model, users)
     expected = [trainer.evaluate_user(model, user.examples, user) for user in users]
     assert close(dict(enumerate(found)), dict(enumerate(expected)))
+
+
+def test_large_examples_go_through_the_model_a_few_at_a_time():
+    """Of 4 MiB 16 have 256 KiB each, and more are taken of smaller ones; of larger ones no fewer."""
+    seen = []
+
+    class Model:
+        def example_metrics(self, batch):
+            seen.append(len(batch["x"]))
+            return {"loss": (batch["x"][:, 0], 1)}
+
+    for floats, expected in ((65536, [16, 4]), (2**17, [16, 4]), (2**16 - 2**13, [18, 2]), (1, [20])):
+        found = evaluate_rows(Model(), [{"x": np.ones((20, floats), "float32")}], dict)
+        assert found == [{"loss": (20.0, 20.0)}]
+        assert seen == expected
+        seen.clear()
 
 
 class Spoils(RowsTrainer):

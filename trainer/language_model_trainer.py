@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from model.language_model import LanguageModel
 
-# Sequences of users who are tested in one go.
-_TOGETHER = 2048
+# Sequences of users who are tested in one go; fewer if each user brings a bias, which is as long as the vocabulary.
+_TOGETHER, _WITH_OWN = 2048, 256
 # What of the model may be private in such a test.
 _OWN = "out.bias"
 
@@ -67,7 +67,9 @@ class LanguageModelTrainer(TrainerBase):
 
         plain = self._is_plain(LanguageModelTrainer, "evaluate_user", "forward", "batches", "hold")
         known = getattr(type(model), "loss_from", None) is LanguageModel.loss_from
-        return _TOGETHER if plain and known and set(private) <= {_OWN} else 0
+        if not plain or not known or not set(private) <= {_OWN}:
+            return 0
+        return _WITH_OWN if private else _TOGETHER
 
     def evaluate_users(self, model: Any, users: Sequence[EvaluatedUser]) -> list[Metrics]:
         """As `TrainerBase.evaluate_users`; each user has states of its own that go on as by `forward`."""

@@ -15,8 +15,8 @@ Examples = Mapping[str, npt.NDArray[Any]]
 Metrics = dict[str, tuple[float, float]]
 Numbers = npt.NDArray[np.float64]
 
-# Examples of one forward pass.
-_ROWS = 128
+# Of one forward pass: at most so many examples, and as many bytes, but no less than a few.
+_MOST_ROWS, _BYTES, _FEW_ROWS = 256, 4 << 20, 16
 
 
 def alike(users: Sequence[Examples]) -> Iterator[list[int]]:
@@ -72,12 +72,12 @@ def evaluate_rows(
     for places in alike(users):
         mine = [users[place] for place in places]
         counts = [len(next(iter(examples.values()))) for examples in mine]
-        held = hold(joined(mine))
+        examples, total = joined(mine), sum(counts)
+        held, size = hold(examples), _rows_at_once(examples, total)
         with paddle.no_grad():
             blocks = [
-                _example_metrics(model, {name: rows[start : start + _ROWS] for name, rows in held.items()}, size)
-                for start in range(0, sum(counts), _ROWS)
-                for size in [min(_ROWS, sum(counts) - start)]
+                _example_metrics(model, {name: rows[k : k + size] for name, rows in held.items()}, min(size, total - k))
+                for k in range(0, total, size)
             ]
         pairs = {
             name: (np.concatenate([b[name][0] for b in blocks]), np.concatenate([b[name][1] for b in blocks]))
@@ -86,6 +86,12 @@ def evaluate_rows(
         for place, metrics in zip(places, user_sums(pairs, counts), strict=True):
             totals[place] = metrics
     return totals
+
+
+def _rows_at_once(examples: Examples, count: int) -> int:
+    """Examples of one forward pass: fewer of large ones, whose activations are large."""
+    each = sum(rows.nbytes for rows in examples.values()) / count
+    return int(min(_MOST_ROWS, max(_FEW_ROWS, _BYTES // max(1.0, each))))
 
 
 def _example_metrics(model: Any, batch: Mapping[str, Any], size: int) -> dict[str, tuple[Numbers, Numbers]]:
