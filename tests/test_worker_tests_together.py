@@ -141,12 +141,18 @@ def test_a_group_that_fails_though_none_of_its_users_does_names_them(tmp_path):
 
 
 class Picky(RowsTrainer):
-    """Cannot test one of the users."""
+    """Cannot test one of the users, alone or among others."""
 
-    def hold(self, examples):
+    def tests_together(self, model, private):
+        return 24
+
+    def evaluate_user(self, model, examples, user):
         if (examples["x"] == 100.0).any():
             raise TaskError("an example that cannot be")
-        return super().hold(examples)
+        return super().evaluate_user(model, examples, user)
+
+    def evaluate_users(self, model, users):
+        return [self.evaluate_user(model, user.examples, user) for user in users]
 
 
 def test_a_user_that_fails_is_named(tmp_path):
@@ -203,7 +209,8 @@ def test_what_example_metrics_must_give(tmp_path, metrics, told):
 
 def users_of(made, uids):
     at = Round(0, DAY, 1, 0)
-    return [made.shard._turns._tested(at, u, made.shard._client.get_data_by_uid(u, DAY, "test"), DAY) for u in uids]
+    examples = {uid: made.shard._client.get_data_by_uid(uid, DAY, "test") for uid in uids}
+    return made.shard._turns.bring(at, examples, DAY)
 
 
 # -- who is tested by itself ---------------------------------------------------------
@@ -223,10 +230,18 @@ class OwnForward(RowsTrainer):
         return super().forward(model, batch, state)
 
 
+class OwnHold(RowsTrainer):
+    """With examples that are made of all of a user's."""
+
+    def hold(self, examples):
+        return super().hold({**examples, "x": examples["x"] - examples["x"].mean(0)})
+
+
 @pytest.mark.parametrize(
     ("trainer", "settings"),
     [
         (OwnTest, {}),
+        (OwnHold, {}),
         (OwnForward, {}),
         (MessyTrainer, {}),
         (RowsTrainer, {"private": ("out.bias",)}),
@@ -293,6 +308,13 @@ def test_users_bring_what_is_theirs_and_the_model_holds_none_of_it(tmp_path):
     assert {uid: np.frombuffer(made.private_of(uid)["out.bias"], "float32").tobytes() for uid in "ab"} == {
         uid: value.tobytes() for uid, value in kept.items()
     }
+
+
+def test_a_user_cannot_write_to_what_others_start_from(tmp_path):
+    made = OneShard(tmp_path, Sees(batch_size=4), ("out.bias",))
+    for user in users_of(made, "ab"):
+        with pytest.raises(ValueError, match="read-only"):
+            user.private["out.bias"][0] = 1.0
 
 
 def test_groups_are_named_in_errors_and_notes():

@@ -297,7 +297,7 @@ class TrainerBase(ABC):
     def _has_rows(self, model: ModelBase) -> bool:
         """Whether a test is a pass over examples of which each counts for itself."""
         return getattr(model, "examples_are_independent", False) and self._is_plain(
-            TrainerBase, "evaluate_user", "forward", "batches"
+            TrainerBase, "evaluate_user", "forward", "batches", "hold"
         )
 
     def _is_plain(self, kind: type, *methods: str) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from simulator.worker.user_state import UserState
 from simulator.worker.weighing import check_same_weight, weight_of, weight_of_piece
 
 if TYPE_CHECKING:
+    from simulator.worker.turn import EvaluatedUser
     from simulator.worker.user_turns import Loaded
 
 # Of examples fetched before their round.
@@ -155,6 +156,7 @@ class Shard:
         gc.freeze()
         groups = {full_name(g, name): spec for g, group in self._groups.items() for name, spec in group.specs.items()}
         private = {name: model.specs[name] for name in model.private}
+        self.where = f"{type(self._is.trainer).__name__}.tests_together"
         together = examples_together(self._is.trainer, algorithm, model)
         return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs, together)
 
@@ -292,20 +294,28 @@ class Shard:
         results: list[UserResult] = []
         for number in self._jobs():
             group, where = jobs.group_of(job.share, number), jobs.describe_part(job, number)
-            together = partial(self._test_together, job, group, begin.model, clock)
+            users = self._bring_group(where, group, job)
+            clock.lap("pull")
+            together = partial(self._test_together, job, group, users, begin.model)
             results += self._groups_of_users.run(where, group, begin.model, together, test)
+            clock.lap("train")
         return jobs.ShareResult(results, clock.timings())
 
-    def _test_together(
-        self, job: jobs.EvaluateShare, group: range, shared: Tensors, clock: _Clock
-    ) -> list[UserResult]:  # fmt: skip
+    def _bring_group(self, where: str, group: range, job: jobs.EvaluateShare) -> Sequence[EvaluatedUser]:
+        """Fetches all that a group needs, before it is tested: what cannot be had is not the test's fault."""
+        self.where = where
         uids = [job.share.uids[i] for i in group]
-        users = {uid: self._examples(uid, job.at.date, TEST) for uid in uids}
-        clock.lap("pull")
-        metrics = self._turns.test_together(job.at, users, shared, job.trained_on)
-        clock.lap("train")
-        told = zip(group, uids, metrics, strict=True)
-        return [UserResult(uid, job.share.counts[i], 0.0, each) for i, uid, each in told]
+        users: Sequence[EvaluatedUser] = self._turns.bring(
+            job.at, {uid: self._examples(uid, job.at.date, TEST) for uid in uids}, job.trained_on
+        )
+        return users
+
+    def _test_together(
+        self, job: jobs.EvaluateShare, group: range, users: Sequence[EvaluatedUser], shared: Tensors
+    ) -> list[UserResult]:  # fmt: skip
+        metrics = self._turns.test_together(job.at, users, shared)
+        told = zip(group, users, metrics, strict=True)
+        return [UserResult(user.uid, job.share.counts[i], 0.0, each) for i, user, each in told]
 
     def _load_user(self, uid: str, at: Round, split: str, shared: Tensors | None) -> Loaded:
         """Fetches a user's examples and has its own parameters in the model; see `UserTurns.load`."""

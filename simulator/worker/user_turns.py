@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from protos.codec import Tensors
+from protos.codec import Array, Tensors, TensorSpec
 from protos.errors import BadInput, NotFound
 from scheduler.rules.algorithm import personalises
 from scheduler.rules.metrics import Pair, ratio
@@ -22,7 +22,7 @@ from simulator.users.data_client import DataClient
 from simulator.worker.dtype_hint import explain_float64
 from simulator.worker.local_turn import LocalTurn, Trains
 from simulator.worker.model_state import ModelState, PrivateStart, seed_everything
-from simulator.worker.round_arrays import RoundArrays
+from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.turn import EvaluatedUser, Turn
 from simulator.worker.user_state import UserState
 
@@ -134,9 +134,17 @@ class UserTurns:
             **{f"{PERSONAL}{name}": pair for name, pair in own.items()},
         }
 
-    def test_together(
-        self, at: Round, users: Mapping[str, Examples], shared: Tensors, trained_on: str
-    ) -> list[dict[str, Pair]]:
+    def bring(self, at: Round, users: Mapping[str, Examples], trained_on: str) -> list[EvaluatedUser]:
+        """Users who are tested in one go, with what is theirs.
+
+        Args:
+            at: which test.
+            users: their examples by uid.
+            trained_on: the day of their training data.
+        """
+        return [self._bring(at, uid, examples, trained_on) for uid, examples in users.items()]
+
+    def test_together(self, at: Round, users: Sequence[EvaluatedUser], shared: Tensors) -> list[dict[str, Pair]]:
         """Metrics of users who are tested in one go, in their order.
 
         The global generators are seeded from all their uids, so it matters who meets: that is the plan's
@@ -144,36 +152,35 @@ class UserTurns:
 
         Args:
             at: which test.
-            users: their examples by uid.
+            users: see `bring`.
             shared: the round's shared parameters; the model holds them.
-            trained_on: the day of their training data.
 
         Raises:
             BadInput: not one dictionary of metrics a user.
         """
         self._model.put_back(shared)
-        specs = {name: self._model.specs[name] for name in self._model.private}
-        self._model.load({name: np.full(spec.shape, np.nan, spec.dtype) for name, spec in specs.items()})
-        tested = [self._tested(at, uid, examples, trained_on) for uid, examples in users.items()]
-        seed_everything(stream_key(self._seed, TEST, at.date, at.round, "together", *users, "global"))
+        self._model.load({name: nobodys(self._model.specs[name]) for name in self._model.private})
+        uids = [user.uid for user in users]
+        seed_everything(stream_key(self._seed, TEST, at.date, at.round, "together", *uids, "global"))
         self._model.model.eval()
         trainer: Any = self._trainer
-        answers, who = trainer.evaluate_users(self._model.model, tested), f"{type(trainer).__name__}.evaluate_users"
-        if not isinstance(answers, Sequence) or len(answers) != len(tested):
+        answers, who = trainer.evaluate_users(self._model.model, users), f"{type(trainer).__name__}.evaluate_users"
+        if not isinstance(answers, Sequence) or len(answers) != len(users):
             told = f"{len(answers)}" if isinstance(answers, Sequence) else repr(answers)[:200]
-            raise BadInput(f"{who} must return a list of metrics, one for each of {len(tested)} users, not {told}")
+            raise BadInput(f"{who} must return a list of metrics, one for each of {len(users)} users, not {told}")
         return [_checked(who, metrics) for metrics in answers]
 
     # -- inside ------------------------------------------------------------------
 
-    def _tested(self, at: Round, uid: str, examples: Examples, trained_on: str) -> EvaluatedUser:
+    def _bring(self, at: Round, uid: str, examples: Examples, trained_on: str) -> EvaluatedUser:
         private: Tensors = {}
         if self._model.private:
             kept, _ = self._state.split(self._data.get_param_by_uid(uid, at.step))
             private = self._start.of(uid) if kept is None else kept
+        mine = {name: read_only(value) for name, value in private.items()}
         key = stream_key(self._seed, TEST, at.date, at.round, uid)
         training = self._training_of(uid, examples, trained_on)
-        return EvaluatedUser(uid, at.date, at.round, key, training, examples=examples, private=private)
+        return EvaluatedUser(uid, at.date, at.round, key, training, examples=examples, private=mine)
 
     def _training_of(self, uid: str, examples: Examples, trained_on: str) -> Callable[[], Examples]:
         """Fetches a user's training examples of a day, in a test; none of the form of its test's if it has none."""
@@ -242,6 +249,14 @@ class UserTurns:
             other.epochs = epochs
             self._by_epochs[epochs] = other
         return self._by_epochs[epochs]
+
+
+def nobodys(spec: TensorSpec) -> Array:
+    """What stands in the place of a private parameter while it is nobody's: NaN, which shows in all that reads it."""
+    value = np.zeros(spec.shape, spec.dtype)
+    if np.issubdtype(value.dtype, np.floating):
+        value.fill(np.nan)
+    return value
 
 
 def is_better(trainer: Trainer, one: Mapping[str, Pair], other: Mapping[str, Pair]) -> float:
