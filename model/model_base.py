@@ -18,7 +18,7 @@ class ModelBase(paddle.nn.Layer):
             scheduler.  `--private` on the command line takes their place.
         examples_are_independent: whether what the model makes of an example in a test is the same whatever
             else is in the batch, and in whatever order batches come.  Then it has `example_metrics`, and users
-            are tested side by side, many times as fast.
+            are tested side by side.  A subclass with another `loss` has another `example_metrics`, too.
     """
 
     private: tuple[str, ...] = ()

@@ -252,6 +252,23 @@ def test_users_are_tested_one_by_one_unless_all_is_known_to_allow_more(tmp_path,
     assert OneShard(tmp_path, trainer(batch_size=4), **settings).schema.together == 0
 
 
+def test_a_loss_of_a_subclass_is_not_tested_by_the_rows_of_the_class_above():
+    from rows_model import RowsModel
+
+    class OwnLoss(RowsModel):
+        def loss(self, batch):
+            loss, metrics = super().loss(batch)
+            return 2 * loss, metrics
+
+    class OwnBoth(OwnLoss):
+        def example_metrics(self, batch):
+            return super().example_metrics(batch)
+
+    trainer = RowsTrainer()
+    together = [trainer.tests_together(kind(FEATURES, CLASSES), ()) for kind in (RowsModel, OwnLoss, OwnBoth)]
+    assert together == [24, 0, 24]
+
+
 def test_without_rows_evaluate_users_tests_one_after_another(tmp_path):
     made = OneShard(tmp_path, OwnTest(batch_size=4))
     users = users_of(made, "bd")

@@ -53,6 +53,19 @@ def user_sums(pairs: Mapping[str, tuple[Numbers, Numbers]], counts: Sequence[int
     return found
 
 
+def says_rows(model: Any) -> bool:
+    """Whether a model says that its examples are independent, and of the loss that it has, not of one of a class above.
+
+    A subclass may replace `loss` and not think of `example_metrics`.
+    """
+    kinds = type(model).__mro__
+
+    def depth(name: str) -> int:
+        return next((number for number, kind in enumerate(kinds) if name in vars(kind)), len(kinds))
+
+    return bool(getattr(model, "examples_are_independent", False)) and depth("example_metrics") <= depth("loss")
+
+
 def evaluate_rows(
     model: Any, users: Sequence[Examples], hold: Callable[[Examples], Mapping[str, Any]]
 ) -> list[Metrics]:  # fmt: skip

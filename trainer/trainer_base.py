@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.local_sgd import LocalSGD
-from trainer.side_by_side import evaluate_rows
+from trainer.side_by_side import evaluate_rows, says_rows
 from trainer.task_error import TaskError
 
 if TYPE_CHECKING:
@@ -296,9 +296,7 @@ class TrainerBase(ABC):
 
     def _has_rows(self, model: ModelBase) -> bool:
         """Whether a test is a pass over examples of which each counts for itself."""
-        return getattr(model, "examples_are_independent", False) and self._is_plain(
-            TrainerBase, "evaluate_user", "forward", "batches", "hold"
-        )
+        return says_rows(model) and self._is_plain(TrainerBase, "evaluate_user", "forward", "batches", "hold")
 
     def _is_plain(self, kind: type, *methods: str) -> bool:
         """Whether methods are those of a class, and not a subclass's own, which another way would pass by."""
