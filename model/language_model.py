@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,13 @@ class LanguageModel(ModelBase):
         return loss, metrics, state
 
     def sums_from(
-        self, x: Array, y: Array, mask: Array, state: State, own_bias: Array | None = None, bias_of: Array | None = None
+        self,
+        x: Array,
+        y: Array,
+        mask: Array,
+        state: State,
+        own_biases: Sequence[Array] | None = None,
+        bias_of: Array | None = None,
     ) -> tuple[dict[str, tuple[Array, Array]], State]:
         """The metrics of `loss_from` for each sequence by itself; without gradients.
 
@@ -99,7 +105,7 @@ class LanguageModel(ModelBase):
             y: as for `loss_from`.
             mask: as for `loss_from`.
             state: as for `loss_from`.
-            own_bias: float32 (U, V), biases of the output layer in place of the model's.
+            own_biases: float32 (V,) each, biases of the output layer in place of the model's.
             bias_of: integer (B,), which of them each sequence has.
 
         Returns:
@@ -107,9 +113,9 @@ class LanguageModel(ModelBase):
         """
         hidden, needed, real, state = self._read(x, y, mask, state)
         (rows, length), target, row = x.shape, y.reshape(-1)[needed], needed // x.shape[1]
-        bias = view(self.out.bias) if own_bias is None else own_bias
+        biases = [view(self.out.bias)] if own_biases is None else own_biases
         entropy, guesses = row_entropies(
-            hidden, self.out.weight, bias, target, None if bias_of is None else bias_of[row]
+            hidden, self.out.weight, biases, target, None if bias_of is None else bias_of[row]
         )
         hits = (guesses == target) & real.reshape(-1)[needed]
         loss = mask.reshape(-1)[needed].astype(np.float64) * entropy

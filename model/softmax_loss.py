@@ -7,6 +7,7 @@ buffer of logits becomes the softmax and then the gradient, in place, on the CPU
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +125,7 @@ _BLOCK_ROWS = 64
 
 
 def row_entropies(
-    hidden: paddle.Tensor, weight: paddle.Tensor, bias: Floats, target: Ints, bias_of: Ints | None = None
+    hidden: paddle.Tensor, weight: paddle.Tensor, biases: Sequence[Floats], target: Ints, bias_of: Ints | None = None
 ) -> tuple[Floats, Ints]:
     """Cross entropy and best guess of each row of softmax(hidden @ weight + bias), without gradients.
 
@@ -133,9 +134,9 @@ def row_entropies(
     Args:
         hidden: float32 (K, H).
         weight: float32 (H, V).
-        bias: float32 (V,), or (U, V) with `bias_of`.
+        biases: float32 (V,) each; one, or more with `bias_of`.
         target: (K,), the true class of each row.
-        bias_of: (K,), which of the U biases a row has.
+        bias_of: (K,), which of them a row has.
 
     Returns:
         float32 (K,) and int (K,).
@@ -145,6 +146,10 @@ def row_entropies(
         block = slice(start, start + _BLOCK_ROWS)
         buffer = paddle.matmul(hidden[block], weight)
         z = view(buffer)
-        z += bias if bias_of is None else bias[bias_of[block]]
+        if bias_of is None:
+            z += biases[0]
+        else:
+            for row, which in zip(z, bias_of[block], strict=True):
+                row += biases[which]
         entropies[block], guesses[block], _ = _entropy(z, target[block])
     return entropies, guesses

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model.language_model import LanguageModel
 
 # Sequences of users who are tested in one go; fewer if each user brings a bias, which is as long as the vocabulary.
-_TOGETHER, _WITH_OWN = 2048, 256
+_TOGETHER, _WITH_OWN = 2048, 1024
 # What of the model may be private in such a test.
 _OWN = "out.bias"
 
@@ -98,7 +98,7 @@ class LanguageModelTrainer(TrainerBase):
             lanes += [(owner, range(first + k, first + count, self.batch_size)) for k in range(self.batch_size)]
             first += count
         lanes = sorted((lane for lane in lanes if lane[1]), key=lambda lane: -len(lane[1]))
-        own = np.stack([user.private[_OWN] for user in users]) if _OWN in users[0].private else None
+        own = [user.private[_OWN] for user in users] if _OWN in users[0].private else None
         pairs: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
         with paddle.no_grad():
             state = model.initial_state(len(lanes))
