@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import paddle
 from paddle import nn
 
 from model.model_base import ModelBase
-from model.softmax_loss import softmax_loss
+from model.softmax_loss import row_entropies, softmax_loss, view
 
 Array = npt.NDArray[Any]
 State = tuple[paddle.Tensor, paddle.Tensor]
@@ -78,13 +78,7 @@ class LanguageModel(ModelBase):
             and "top1" (hits that are neither PAD nor UNK, input tokens that are not PAD);
             the state after the last token, cut from the graph.
         """
-        hidden, (h, c) = self.lstm(self.embedding(paddle.to_tensor(x)), state)  # (B, T, H)
-        hidden = hidden.reshape([-1, self.hidden_size])  # (B * T, H)
-        real = (y != self.pad) & (y != self.unk)  # only these can be hits
-        # A position that neither counts in the loss nor can be a hit never meets the softmax.
-        needed = np.flatnonzero((mask != 0) | real)
-        if len(needed) < x.size:
-            hidden = paddle.gather(hidden, paddle.to_tensor(needed))
+        hidden, needed, real, state = self._read(x, y, mask, state)
         target = y.reshape(-1)[needed]
         factor = (mask.reshape(-1)[needed] / x.size).astype(np.float32)
         loss, statistics = softmax_loss(hidden, self.out.weight, self.out.bias, target, factor)
@@ -93,4 +87,52 @@ class LanguageModel(ModelBase):
             "loss": (statistics.total * x.size, float(x.size)),
             "top1": (float(hits.sum()), float((x != self.pad).sum())),
         }
-        return loss, metrics, (h.detach(), c.detach())
+        return loss, metrics, state
+
+    def sums_from(
+        self,
+        x: Array,
+        y: Array,
+        mask: Array,
+        state: State,
+        own_biases: Sequence[Array] | None = None,
+        bias_of: Array | None = None,
+    ) -> tuple[dict[str, tuple[Array, Array]], State]:
+        """The metrics of `loss_from` for each sequence by itself; without gradients.
+
+        Args:
+            x: as for `loss_from`.
+            y: as for `loss_from`.
+            mask: as for `loss_from`.
+            state: as for `loss_from`.
+            own_biases: float32 (V,) each, biases of the output layer in place of the model's.
+            bias_of: integer (B,), which of them each sequence has.
+
+        Returns:
+            Name -> (sums, counts), float64 (B,) each; the state after the last token.
+        """
+        hidden, needed, real, state = self._read(x, y, mask, state)
+        (rows, length), target, row = x.shape, y.reshape(-1)[needed], needed // x.shape[1]
+        biases = [view(self.out.bias)] if own_biases is None else own_biases
+        entropy, guesses = row_entropies(
+            hidden, self.out.weight, biases, target, None if bias_of is None else bias_of[row]
+        )
+        hits = (guesses == target) & real.reshape(-1)[needed]
+        loss = mask.reshape(-1)[needed].astype(np.float64) * entropy
+        return {
+            "loss": (np.bincount(row, loss, rows), np.full(rows, float(length))),
+            "top1": (np.bincount(row, hits, rows), (x != self.pad).sum(1).astype(np.float64)),
+        }, state
+
+    def _read(self, x: Array, y: Array, mask: Array, state: State) -> tuple[paddle.Tensor, Array, Array, State]:
+        """Hidden vectors (K, H) of the positions that are needed, which these K are, which of all can be hits, state.
+
+        A position that neither counts in the loss nor can be a hit never meets the softmax.
+        """
+        hidden, (h, c) = self.lstm(self.embedding(paddle.to_tensor(x)), state)  # (B, T, H)
+        hidden = hidden.reshape([-1, self.hidden_size])  # (B * T, H)
+        real = (y != self.pad) & (y != self.unk)  # only these can be hits
+        needed = np.flatnonzero((mask != 0) | real)
+        if len(needed) < x.size:
+            hidden = paddle.gather(hidden, paddle.to_tensor(needed))
+        return hidden, needed, real, (h.detach(), c.detach())

@@ -19,9 +19,13 @@ class ModelBase(paddle.nn.Layer):
         private: patterns (as in file names, `*` matches anything) of the parameters
             that are private: every user keeps its own, and they are never sent to the
             scheduler.  `--private` on the command line takes their place.
+        examples_are_independent: whether what the model makes of an example in a test is the same whatever
+            else is in the batch, and in whatever order batches come.  Then it has `example_metrics`, and users
+            are tested side by side.  A subclass with another `loss` has another `example_metrics`, too.
     """
 
     private: tuple[str, ...] = ()
+    examples_are_independent: bool = False
 
     def learner(self, examples: Mapping[str, npt.NDArray[Any]]) -> Learner | None:
         """For a model that is faster without Paddle's operators: what does `loss` and its `backward` in one.
@@ -46,3 +50,15 @@ class ModelBase(paddle.nn.Layer):
             The scalar to minimise, and metrics as name -> (sum, count), numbers or
             one-element tensors.  Call the loss "loss" and the accuracy "top1".
         """
+
+    def example_metrics(self, batch: Mapping[str, paddle.Tensor]) -> Mapping[str, tuple[Any, Any]]:
+        """The metrics of `loss` for each example by itself, of a model with `examples_are_independent`.
+
+        Args:
+            batch: as for `loss`, with examples of several users.
+
+        Returns:
+            Name -> (sums, counts), a tensor or array of one number an example each; or one number, if it is the
+            same for all.  Their sums over a batch are what `loss` says of it.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.example_metrics")

@@ -76,3 +76,25 @@ class Trainer(Protocol):
 
     def evaluate_user(self, model: Model, examples: Examples, user: User) -> Metrics:
         """Tests."""
+
+
+class EvaluatedUser(User, Protocol):
+    """A user who is tested with others in one go."""
+
+    @property
+    def examples(self) -> Examples:
+        """Of the test."""
+
+    @property
+    def private(self) -> Mapping[str, Array]:
+        """Its private parameters, which are not in the model."""
+
+
+class TestsTogether(Protocol):
+    """What a trainer may offer beside: users who are tested in one go."""
+
+    def tests_together(self, model: Model, private: Sequence[str]) -> int:
+        """Examples of users who are tested in one go; 0 to test each user by itself."""
+
+    def evaluate_users(self, model: Model, users: Sequence[EvaluatedUser]) -> Sequence[Metrics]:
+        """Tests; the metrics of each."""

@@ -79,7 +79,7 @@ def templates(array):
         "SampleUsersToTrain": [[pb.SampleRequest(key=k, rounds=1)] for k in (key, late)],
         "SampleUsersWithHash": [[pb.SampleRequest(key=key, rounds=1)]],
         "FixedUsersToTrain": [[pb.SampleRequest(key=late, rounds=1)]],
-        "SampleUsersToTest": [[key], [late]],
+        "SampleUsersToTest": [[pb.TestRequest(key=k, together=9)] for k in (key, late)],
         "ChooseExchange": [[pb.Transport(rank=9, streams=True)]],
         "GetGlobalParams": [[pb.GetGlobalParamsRequest(rank=1, step=s)] for s in (0, FAR)],
         "GetSharedMemory": [[pb.SimulatorRank(rank=1)], [pb.SimulatorRank(rank=9)]],

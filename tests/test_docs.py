@@ -149,6 +149,23 @@ def test_the_private_bias_helps_as_the_readme_says(folder, alone):
     assert len({arrays["out.bias"].tobytes() for arrays in biases.values()}) == len(biases) > 40
 
 
+def test_the_examples_of_the_rows_model_add_up_to_its_loss(folder, monkeypatch):
+    import paddle
+
+    monkeypatch.syspath_prepend(folder)
+    from my_rows_model import RowsModel
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(9, 6)).astype("float32"), rng.integers(0, 4, 9)
+    model, batch = RowsModel(6, 4), {"x": paddle.to_tensor(x), "y": paddle.to_tensor(y)}
+    _, expected = model.loss(batch)
+    found = model.example_metrics(batch)
+    assert set(found) == set(expected)
+    for name, (sums, count) in found.items():
+        assert float(sums.astype("float64").sum()) == pytest.approx(float(expected[name][0]), rel=1e-6)
+        assert count * len(sums) == expected[name][1]
+
+
 @pytest.mark.slow
 def test_the_readmes_own_sampler_and_server_step(folder):
     output = folder / "rules"

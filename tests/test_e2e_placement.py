@@ -4,7 +4,8 @@ import csv
 import json
 
 import pytest
-from running import TINY, assert_same_record, params, private, run, same
+from leaf_data import make_leaf
+from running import ROOT, TINY, assert_same_record, metrics, params, private, run, same
 from tiny_task import make_data
 
 ARGUMENTS = ["--rounds", 3, "--sample-num", 5, "--eval-every", 2, "--seed", 7, "--lr", 0.3, "--server-lr", 1,
@@ -75,3 +76,33 @@ def test_a_plan_replays_a_run_to_the_bit(reference, tmp_path):
               "--init", expected / "params" / "initial.npz", "--shards", 2]  # fmt: skip
     run(TINY, data, *replay, "--output", tmp_path)
     assert same(params(tmp_path), params(expected))
+
+
+# -- users who are tested in one go ------------------------------------------------
+
+
+def check_tests(data, folder, task, *flags):
+    """A run by one shard, and one by two simulators: each group is tested whole by one of them."""
+    arguments = ["--rounds", 2, "--sample-num", 6, "--eval-every", 1, "--seed", 5, "--progress", "none", *flags]
+    one, other = folder / "one", folder / "other"
+    run(task, data, *arguments, "--shards", 1, "--output", one)
+    run(task, data, *arguments, "--shards", 1, "--output", other, ranks=3)
+    assert_same_record(other, one)
+    assert [row["phase"] for row in metrics(one)].count("test") == 2
+
+
+def test_users_of_the_language_model_are_tested_side_by_side_with_the_same_bits(tmp_path):
+    data = make_leaf(tmp_path / "data", users=120)  # about 900 sequences: four groups
+    check_tests(data, tmp_path, ROOT / "tests" / "small_lm.py", "--lr", 0.5)
+
+
+@pytest.mark.slow
+def test_users_with_biases_of_their_own_are_tested_side_by_side_with_the_same_bits(tmp_path):
+    data = make_leaf(tmp_path / "data", users=120)
+    check_tests(data, tmp_path, ROOT / "tests" / "small_lm.py", "--lr", 0.5, "--private", "out.bias")
+
+
+@pytest.mark.slow
+def test_independent_examples_are_tested_side_by_side_with_the_same_bits(tmp_path):
+    data = make_data(tmp_path / "data", users=40)
+    check_tests(data, tmp_path, ROOT / "tests" / "rows_task.py", "--lr", 0.1)

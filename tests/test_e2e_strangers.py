@@ -306,7 +306,8 @@ def moments(info, shared):
                                ([pb.SampleRequest(key=key(10**6), rounds=1)], STATE)],
         "SampleUsersWithHash": [([pb.SampleRequest(key=key(), rounds=1)], STATE)],
         "FixedUsersToTrain": [([pb.SampleRequest(key=key(), rounds=1)], STATE)],
-        "SampleUsersToTest": [([key(5, 5, NEXT)], STATE), ([key(3, 3, NEXT)], WAITS)],
+        "SampleUsersToTest": [([pb.TestRequest(key=key(5, 5, NEXT))], STATE),
+                              ([pb.TestRequest(key=key(3, 3, NEXT))], WAITS)],
         "ChooseExchange": [([pb.Transport(rank=1, streams=True)], DONE)],
         "GetGlobalParams": [([pb.GetGlobalParamsRequest(rank=1, step=s)], status)
                             for s, status in ((1, FINE), (0, STATE), (2, WAITS), (4, STATE))],

@@ -291,9 +291,14 @@ SCHEDULER_CASES += [
     ("SampleUsersToTrain", [pb.SampleRequest(key=key(), rounds=2**32 - 1)], BAD, "1 to 32"),
     ("SampleUsersToTrain", [pb.SampleRequest()], NONE, "rank 0"),
     ("SampleUsersWithHash", [pb.SampleRequest(key=key(), rounds=1)], STATE, "samples with 'fixed'"),
-    ("SampleUsersToTest", [key(rank=9)], NONE, "rank 9"),
-    ("SampleUsersToTest", [key(step=2**63, number=5)], STATE, "0 is due"),
-    ("SampleUsersToTest", [key(number=5)], STATE, "after 0 rounds was asked for as the one after 5"),
+    ("SampleUsersToTest", [pb.TestRequest(key=key(rank=9))], NONE, "rank 9"),
+    ("SampleUsersToTest", [pb.TestRequest(key=key(step=2**63, number=5))], STATE, "0 is due"),
+    (
+        "SampleUsersToTest",
+        [pb.TestRequest(key=key(number=5), together=2**64 - 1)],
+        STATE,
+        "after 0 rounds was asked for as the one after 5",
+    ),
 ]
 SCHEDULER_CASES += [
     ("FedAvgUpdate", parts(*sent[:-1], *SUMS, sent[-1]), *rest) if TAIL in sent[1:]

@@ -173,13 +173,15 @@ def test_a_round_without_federation():
         run.close()
 
 
-def test_an_evaluation_of_more_users_than_a_message_holds(ready):
+@pytest.mark.parametrize("together", [0, 50])
+def test_an_evaluation_of_more_users_than_a_message_holds(ready, together):
     ready.coordinator._live.state.plan = Plan((DayPlan(DAY, NEXT),), 2, asked=frozenset([0]))
     counts = {f"u{i:05d}": 1 + i % 3 for i in range(2 * BATCH + 3)}
     ready.tell_users(counts, NEXT, "test")
     when = at(0, 0, NEXT)
-    shares = ready.both(lambda client, _: client.test_sample_user_list(when))
+    shares = ready.both(lambda client, _: client.test_sample_user_list(when, together))
     assert {u: n for s in shares for u, n in zip(s.uids, s.counts, strict=True)} == counts
+    assert all(sum(s.groups) == (len(s.uids) if together else 0) for s in shares)
 
     def evaluate(client, rank):
         uids = shares[rank - 1].uids

@@ -124,7 +124,7 @@ class Played:
     def exchange(self, key, payload):
         self.did.append(key)
 
-    def test_sample_user_list(self, when):
+    def test_sample_user_list(self, when, together):
         return Share(("a",), (1,))
 
     def update_test_metrics(self, when, results, timings):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.rules.metrics import UserResult, ratio, reduce_metrics, user_spread
-from scheduler.state.placement import place
+from scheduler.state.placement import groups_of, place
 
 quick = settings(derandomize=True, max_examples=80, deadline=None)
 
@@ -57,6 +57,36 @@ def test_no_simulator_has_more_than_its_shards_finish_in_time(sizes, lanes):
     bound = sum(sizes) / m + (1 - 1 / m) * max(sizes)
     for mine, count in zip(place(sizes, lanes), lanes, strict=True):
         assert sum(sizes[i] for i in mine) <= count * bound + 1e-9
+
+
+# -- groups ------------------------------------------------------------------------
+
+
+def test_users_of_like_size_meet_and_groups_become_smaller():
+    """Of 16 x 40 = 640 examples the first group has a 16th, 40; so have those after it, down to 80 / 8 = 10."""
+    sizes = [20] * 16 + [10] * 32
+    groups = groups_of([f"u{i:02d}" for i in range(48)], sizes, 80)
+    assert groups[:4] == [[0, 1], [2], [3], [4]]  # 640 left: 40; 600: 37; 580: 36; 560: 35
+    assert [len(group) for group in groups[-8:]] == [1] * 8
+
+
+def test_a_user_with_more_than_a_group_takes_is_one_by_itself():
+    assert groups_of(["a", "b", "c", "d"], [1, 100, 1, 2], 16) == [[1], [3], [0, 2]]
+
+
+def test_who_meets_whom_does_not_depend_on_the_order_of_the_cohort():
+    """Of like size, the first by uid."""
+    uids, sizes = ["d", "b", "c", "a"], [3, 3, 3, 3]
+    assert [[uids[i] for i in group] for group in groups_of(uids, sizes, 48)] == [["a", "b"], ["c", "d"]]
+    assert groups_of([], [], 8) == []
+
+
+@quick
+@given(sizes, st.integers(1, 3000))
+def test_every_user_is_in_one_group_within_bounds(sizes, most):
+    groups = groups_of([f"u{i:02d}" for i in range(len(sizes))], sizes, most)
+    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
+    assert all(len(group) == 1 or sum(sizes[i] for i in group) <= most for group in groups)
 
 
 @settings(quick, max_examples=40)

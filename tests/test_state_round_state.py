@@ -294,6 +294,19 @@ def test_an_evaluation_that_nobody_held_is_not_on_for_ever():
     assert len(record.results) == len(COUNTS)
 
 
+@pytest.mark.parametrize(
+    ("lanes", "first", "second"), [({1: 1, 2: 1}, "abefij", "cdgh"), ({1: 1, 2: 3}, "abij", "cdefgh")]
+)
+def test_users_of_a_test_in_groups_are_dealt_out_in_whole_groups(lanes, first, second):
+    """64 examples in one go, so 8 at least: ten users of 4 are five groups of two, dealt out in turn by shards."""
+    state = make_state(lanes=lanes)
+    report_users(state, dict.fromkeys("jihgfedcba", 4), NEXT, "test")
+    shares = [state.test_share(rank, at(0, 0, NEXT), 64) for rank in (1, 2)]
+    assert shares == [
+        Share(tuple(uids), (4,) * len(uids), cohort_size=10, groups=(2,) * (len(uids) // 2)) for uids in (first, second)
+    ]
+
+
 def test_an_evaluation_gathers_all_users_and_moves_nothing():
     state = make_state(optimizer=FedAvgM(1.0))
     report_users(state, {"a": 3, "x": 5, "y": 1}, NEXT, "test")

@@ -3,11 +3,13 @@
 from trainer.algorithms import Ditto, FedNova, FedProx, FedRep, FineTune, Scaffold
 from trainer.filters import Clip, UserDP
 from trainer.language_model_trainer import LanguageModelTrainer
-from trainer.trainer_base import LocalUser, Metrics, TaskError, TrainerBase, add_metrics
+from trainer.task_error import TaskError
+from trainer.trainer_base import EvaluatedUser, LocalUser, Metrics, TrainerBase, add_metrics
 
 __all__ = [
     "Clip",
     "Ditto",
+    "EvaluatedUser",
     "FedNova",
     "FedProx",
     "FedRep",

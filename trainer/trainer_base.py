@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.local_sgd import LocalSGD
+from trainer.side_by_side import evaluate_rows, says_rows
+from trainer.task_error import TaskError
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -24,12 +26,6 @@ if TYPE_CHECKING:
 
 Examples = Mapping[str, npt.NDArray[Any]]
 Metrics = dict[str, tuple[float, float]]
-
-
-class TaskError(TypeError):
-    """A model or a trainer that does not give what it must; the message says it all, in one line."""
-
-    one_line = True
 
 
 class LocalUser(Protocol):
@@ -57,6 +53,20 @@ class LocalUser(Protocol):
 
     def before_step(self) -> None:
         """To be called between backward and each optimizer step: here an algorithm corrects gradients."""
+
+
+class EvaluatedUser(LocalUser, Protocol):
+    """A user who is tested with others in one go.
+
+    Attributes:
+        examples: of the test.
+        private: its private parameters, by name; in their places the model holds NaN.
+    """
+
+    @property
+    def examples(self) -> Examples: ...  # noqa: D102
+    @property
+    def private(self) -> Examples: ...  # noqa: D102
 
 
 class LocalOptimizer(Protocol):
@@ -264,7 +274,48 @@ class TrainerBase(ABC):
                 add_metrics(totals, metrics)
         return totals
 
+    def tests_together(self, model: ModelBase, private: Sequence[str]) -> int:
+        """How many examples of users may be tested in one go, by `evaluate_users`; 0 to test each user by itself.
 
+        By default 0, unless the model says that its `examples_are_independent`, no parameter is private, and
+        tests are those of this class.
+
+        Args:
+            model: the model.
+            private: names of parameters that each user keeps.
+        """
+        return _TOGETHER if not private and self._has_rows(model) else 0
+
+    def evaluate_users(self, model: ModelBase, users: Sequence[EvaluatedUser]) -> list[Metrics]:
+        """What `evaluate_user` gives for each of several users, who may be tested side by side.
+
+        Called if `tests_together` says so, with users of as many examples at most, or one user of more.  Who
+        is among them is the same for any number of ranks and shards; so are the seeds of the global
+        generators, which derive from all their uids.  Nothing of one may reach another.  If this fails, or the
+        model is not what it was, the users are tested one by one instead.
+
+        Args:
+            model: holds the round's parameters.
+            users: who they are, with their examples and private parameters.
+
+        Returns:
+            Metrics of each as name -> (sum, count), equal to those of `evaluate_user` but for rounding.
+        """
+        if self._has_rows(model):
+            return evaluate_rows(model, [user.examples for user in users], self.hold)
+        return [self.evaluate_user(model, user.examples, user) for user in users]
+
+    def _has_rows(self, model: ModelBase) -> bool:
+        """Whether a test is a pass over examples of which each counts for itself."""
+        return says_rows(model) and self._is_plain(TrainerBase, "evaluate_user", "forward", "batches", "hold")
+
+    def _is_plain(self, kind: type, *methods: str) -> bool:
+        """Whether methods are those of a class, and not a subclass's own, which another way would pass by."""
+        return all(getattr(type(self), name) is getattr(kind, name) for name in methods)
+
+
+# Of users who are tested in one go.
+_TOGETHER = 1024
 _WAYS = TrainerBase.forward, TrainerBase.batches, TrainerBase.hold
 # Of examples whose tensors are cut at once: the pieces are copies.
 _CUT_BYTES = 1 << 20

@@ -29,6 +29,7 @@ from scheduler.service.messages import (
     shares_from_messages,
     stage_from_message,
     stop_from_message,
+    test_request,
 )
 from scheduler.service.reports import report_head, report_tail
 from scheduler.service.user_messages import users_to_messages, weights_to_messages
@@ -164,9 +165,9 @@ class SchedulerClient:
         messages = self._caller.begin(self._stub.SampleUsersToTrain, sample_request(self._rank, at, rounds))
         return lambda: shares_from_messages(messages)
 
-    def test_sample_user_list(self, at: Round) -> Share:
-        """This simulator's share of the users to test."""
-        replies = self._caller.stream(self._stub.SampleUsersToTest, key_to_message(self._rank, at))
+    def test_sample_user_list(self, at: Round, together: int = 0) -> Share:
+        """This simulator's share of the users to test, in groups if `together` is not 0."""
+        replies = self._caller.stream(self._stub.SampleUsersToTest, test_request(self._rank, at, together))
         return shares_from_messages(replies)[at.step]
 
     def _share(self, method: Callable[..., Iterator[pb.Assignment]], at: Round) -> Share:

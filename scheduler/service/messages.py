@@ -166,6 +166,11 @@ def sample_request(rank: int, at: Round, rounds: int) -> pb.SampleRequest:
     return pb.SampleRequest(key=key_to_message(rank, at), rounds=rounds)
 
 
+def test_request(rank: int, at: Round, together: int) -> pb.TestRequest:
+    """Asks for the share of a test; see `RoundState.test_share`."""
+    return pb.TestRequest(key=key_to_message(rank, at), together=together)
+
+
 def shares_to_messages(shares: Mapping[int, Share]) -> Iterator[pb.Assignment]:
     """Shares by step as messages, at least one for each."""
     for step, share in shares.items():
@@ -178,6 +183,7 @@ def shares_to_messages(shares: Mapping[int, Share]) -> Iterator[pb.Assignment]:
                 step=step,
                 sizes=share.sizes if start == 0 else (),
                 weights=share.weights[start : start + BATCH],
+                groups=share.groups if start == 0 else (),
             )
 
 
@@ -192,6 +198,7 @@ def shares_from_messages(messages: Iterable[pb.Assignment]) -> dict[int, Share]:
             cohort_size=message.cohort_size,
             sizes=tuple(message.sizes),
             weights=tuple(message.weights),
+            groups=tuple(message.groups),
         )
         if (begun := shares.get(message.step)) is not None:
             share = replace(

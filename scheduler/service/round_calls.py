@@ -140,7 +140,7 @@ class RoundCalls:
         with self._live.held() as state:
             self._keep(state.replace(rank, at, results, timings, params), state)
 
-    def test_share(self, rank: int, at: Round) -> Share:
+    def test_share(self, rank: int, at: Round, together: int) -> Share:
         """See `RoundState.test_share`; waits until the rounds before it are done."""
         with self._live.turn(rank) as state:
             check_near(state, at.step, state.plan.steps)
@@ -148,7 +148,7 @@ class RoundCalls:
             # A test is not begun.
             self._stopping.settle()
             self._stopping.check()
-            return state.test_share(rank, at)
+            return state.test_share(rank, at, together)
 
     def report_test(self, rank: int, at: Round, results: Sequence[UserResult], timings: Timings) -> RoundRecord:
         """See `RoundState.report_test`; returns when all simulators have reported."""

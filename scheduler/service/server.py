@@ -129,9 +129,10 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         at = Round(self._do.rules.seed, key.date, key.round, key.step)
         yield from shares_to_messages(self._do.rounds.train_shares(key.rank, at, request.rounds, kind))
 
-    def SampleUsersToTest(self, request: pb.RoundKey, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
-        at = Round(self._do.rules.seed, request.date, request.round, request.step)
-        yield from shares_to_messages({at.step: self._do.rounds.test_share(request.rank, at)})
+    def SampleUsersToTest(self, request: pb.TestRequest, context: Any) -> Iterator[pb.Assignment]:  # noqa: N802, D102
+        key = request.key
+        at = Round(self._do.rules.seed, key.date, key.round, key.step)
+        yield from shares_to_messages({at.step: self._do.rounds.test_share(key.rank, at, request.together)})
 
     def GetGlobalParams(  # noqa: N802, D102
         self, request: pb.GetGlobalParamsRequest, context: Any

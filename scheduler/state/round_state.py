@@ -221,8 +221,14 @@ class RoundState:
 
     # -- evaluation ----------------------------------------------------------
 
-    def test_share(self, rank: int, at: Round) -> Share:
-        """The simulator's share of the users to test; raises as `train_shares`."""
+    def test_share(self, rank: int, at: Round, together: int = 0) -> Share:
+        """The simulator's share of the users to test; raises as `train_shares`.
+
+        Args:
+            rank: of the simulator.
+            at: the test.
+            together: see `Dealing.deal`; the first to ask decides, and all build the same model.
+        """
         self.check_rank(rank)
         # One that was asked for and never held is no longer on when a round has ended.
         if self._test is None or self._test.at.step < self.step:
@@ -234,7 +240,7 @@ class RoundState:
             if at.date not in self.plan.tests(at.step):
                 raise WrongState(f"a test on {at.date} after {at.step} rounds was asked for, which is not planned")
             cohort = self.rules.test_sampler.sample(users, self.rules.seed, at.date)
-            self._test = self._dealing.deal(TEST, at, cohort, users)
+            self._test = self._dealing.deal(TEST, at, cohort, users, together)
             self._test.started = self._clock()
         if self._test.at != at:
             raise WrongState(f"a test at {where(at)} was asked for during the one at {where(self._test.at)}")

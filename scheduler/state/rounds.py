@@ -75,6 +75,7 @@ class Share:
         cohort_size: users of all simulators.
         sizes: users of each simulator of the group that exchanges, in its order; empty without one.
         weights: of each user in the mean; empty where nothing is averaged.
+        groups: users of each group that is tested in one go, in the order of the uids; empty if each is by itself.
     """
 
     uids: tuple[str, ...]
@@ -83,6 +84,7 @@ class Share:
     cohort_size: int = 0
     sizes: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

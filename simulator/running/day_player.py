@@ -48,6 +48,7 @@ class DayPlayer:
         params: this machine's copy of the shared parameters.
         saver: of private parameters; None if the model has none.
         step: rounds of the run that are done already.
+        together: see `jobs.ModelSchema`.
     """
 
     def __init__(
@@ -67,13 +68,14 @@ class DayPlayer:
         params: Tensors,
         saver: PrivateSaver | None,
         step: int,
+        together: int = 0,
     ) -> None:
         self._client, self._pool, self._transport = client, pool, transport
         self._rules, self._settings, self._files = rules, settings, files
         self._rank, self._lanes = rank, lanes
         self._store, self._days, self._params, self._saver = store, days, params, saver
         self._cache = cache
-        self._step = step
+        self._step, self._together = step, together
         # The round whose shared parameters the shards have before them.
         self._pulled = -1
         # What the scheduler has told to come next.
@@ -186,7 +188,7 @@ class DayPlayer:
 
     def _evaluate(self, stage: Evaluate) -> None:
         at = Round(self._rules.seed, stage.date, stage.step, stage.step)
-        share = self._client.test_sample_user_list(at)
+        share = self._client.test_sample_user_list(at, self._together)
         pulled = self._pull(at.step)
         done = self._pool.evaluate(at, share, stage.day)
         self._client.update_test_metrics(at, done.results, _with_pull(done.timings, pulled))

@@ -105,4 +105,5 @@ def spread_private_start(
 
 def _schema_text(schema: jobs.ModelSchema) -> str:
     parts = {"shared": schema.arrays, "private": schema.kept}
-    return json.dumps({k: {name: str(spec) for name, spec in v.items()} for k, v in parts.items()})
+    specs = {k: {name: str(spec) for name, spec in v.items()} for k, v in parts.items()}
+    return json.dumps({**specs, "together": schema.together})

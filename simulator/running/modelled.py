@@ -63,12 +63,14 @@ class Modelled:
         params: this machine's copy of the shared parameters.
         transport: how parameters and sums travel.
         saver: of private parameters; None if the model has none.
+        together: see `jobs.ModelSchema`.
     """
 
     joined: Joined
     params: SharedArrays
     transport: Transport
     saver: PrivateSaver | None
+    together: int
 
     def prepare_reader(self) -> ReaderCache | None:
         """Has one shard in the whole run prepare what all readers share; returns the cache of what they read."""
@@ -109,6 +111,7 @@ class Modelled:
             params=self.params.arrays,
             saver=self.saver,
             step=joined.first_step,
+            together=self.together,
         )
 
 
@@ -148,7 +151,7 @@ def make_model(joined: Joined, to_close: Closing) -> Modelled:
     transport = _choose_transport(joined, schema, params, in_memory=in_memory)
     to_close.add(transport.close)
     member.endings.interrupts(transport.fail)
-    return Modelled(joined, params, transport, _keep_private(joined) if schema.kept else None)
+    return Modelled(joined, params, transport, _keep_private(joined) if schema.kept else None, schema.together)
 
 
 def _share_model(joined: Joined, schema: jobs.ModelSchema, params: Tensors, private: Tensors) -> None:

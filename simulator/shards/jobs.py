@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -129,12 +129,14 @@ class ModelSchema:
         groups: arrays of the algorithm's groups, by "group/name".
         private: parameters that each user keeps to itself.
         state: arrays that each user keeps, of the algorithm and of filters, by the names under which they are kept.
+        together: examples of users that the trainer tests in one go; 0 if it tests each user by itself.
     """
 
     shared: dict[str, TensorSpec]
     groups: dict[str, TensorSpec]
     private: dict[str, TensorSpec]
     state: dict[str, TensorSpec]
+    together: int = 0
 
     @property
     def arrays(self) -> dict[str, TensorSpec]:
@@ -187,7 +189,7 @@ class TrainInTurn:
 
 @dataclass(frozen=True)
 class EvaluateShare:
-    """Evaluate users from the queue.
+    """Evaluate users from the queue, or groups of them if the share has groups.
 
     Attributes:
         at: which round.
@@ -274,12 +276,28 @@ def describe_turn(uid: str, at: Round) -> str:
     return f"date {at.date}, round {at.round}, uid {uid!r}"
 
 
+def group_of(share: Share, number: int) -> range:
+    """Where in a share the users of a group are."""
+    first = sum(share.groups[:number])
+    return range(first, first + share.groups[number])
+
+
+def describe_group(uids: Sequence[str], at: Round) -> str:
+    """Whose turn it is, of users who are tested in one go."""
+    if len(uids) == 1:
+        return describe_turn(uids[0], at)
+    some = ", ".join(map(repr, uids[:3]))
+    return f"date {at.date}, round {at.round}, {len(uids)} users tested in one go: {some}{', ...' * (len(uids) > 3)}"
+
+
 def describe_part(job: Any, number: int) -> str:
     """A numbered part of a `QUEUED` job, for errors."""
     if isinstance(job, ReadFiles):
         return f"file {job.files[number][1]}"
     if isinstance(job, WeighUsers):
         return f"date {job.date}, uid {job.uids[number]!r}"
+    if job.share.groups:
+        return describe_group([job.share.uids[i] for i in group_of(job.share, number)], job.at)
     return describe_turn(job.share.uids[number], job.at)
 
 
@@ -287,6 +305,8 @@ def describe_again(job: Any, parts: int) -> str:
     """What is done again of a `QUEUED` job."""
     kinds = {ReadFiles: ("file", "read"), WeighUsers: ("user", "weighed"), EvaluateShare: ("user", "tested")}
     what, done = kinds.get(type(job), ("user", "trained"))
+    if isinstance(job, EvaluateShare) and job.share.groups:
+        return f"{parts} group{'s' * (parts != 1)} of users {'is' if parts == 1 else 'are'} tested again"
     return f"{parts} {what} is {done} again" if parts == 1 else f"{parts} {what}s are {done} again"
 
 

@@ -159,7 +159,7 @@ class ShardPool:
 
     def evaluate(self, at: Round, share: Share, trained_on: str) -> jobs.ShareResult:
         """Evaluates a share in all shards; see `jobs.EvaluateShare`."""
-        self.queue.fill(len(share.uids))
+        self.queue.fill(len(share.groups) or len(share.uids))
         return self._run_share(self._for_all(jobs.EvaluateShare(at, share, trained_on)))
 
     def reduce_sums(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from simulator.worker.user_state import UserState
 from simulator.worker.weighing import check_same_weight, weight_of, weight_of_piece
 
 if TYPE_CHECKING:
+    from simulator.worker.turn import EvaluatedUser
     from simulator.worker.user_turns import Loaded
 
 # Of examples fetched before their round.
@@ -59,6 +60,7 @@ class Shard:
         self._sums: Sums | None = None
         self._rows: Any = None
         self._evaluation: Any = None
+        self._groups_of_users: Any = None
         self._turns: Any = None
         # Examples of the round to come, by date and uid.
         self._fetched: dict[tuple[str, str], Examples] = {}
@@ -109,7 +111,10 @@ class Shard:
         return weights
 
     def _at_file(self, path: Path) -> None:
-        self.where = f"file {path}"
+        self._at(f"file {path}")
+
+    def _at(self, where: str) -> None:
+        self.where = where
 
     @property
     def _client(self) -> DataClient:
@@ -124,6 +129,7 @@ class Shard:
 
     def _build_model(self, job: jobs.BuildModel) -> jobs.ModelSchema:
         from simulator.worker.evaluation import Evaluation
+        from simulator.worker.group_tests import GroupTests, examples_together
         from simulator.worker.model_state import build_model
         from simulator.worker.touched_rows import TouchedRows
 
@@ -135,6 +141,7 @@ class Shard:
             quicken_flags()
         self._rows = TouchedRows(model)
         self._evaluation = Evaluation(model, changes=personalises(algorithm))
+        self._groups_of_users = GroupTests(model, self._evaluation, self._at)
         shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
         algorithm.check(shapes)
         for each in self._is.filters:
@@ -150,7 +157,9 @@ class Shard:
         gc.freeze()
         groups = {full_name(g, name): spec for g, group in self._groups.items() for name, spec in group.specs.items()}
         private = {name: model.specs[name] for name in model.private}
-        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs)
+        self.where = f"{type(self._is.trainer).__name__}.tests_together"
+        together = examples_together(self._is.trainer, algorithm, model)
+        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs, together)
 
     def _attach(self, job: jobs.Attach) -> None:
         self._hold(SharedArrays(self._is.params_fd, job.arrays))
@@ -284,8 +293,33 @@ class Shard:
             clock.lap("train")
             return UserResult(uid, job.share.counts[i], 0.0, metrics)
 
-        results = self._evaluation.run(self._jobs(), begin.model, test)
+        if not job.share.groups:
+            return jobs.ShareResult(self._evaluation.run(self._jobs(), begin.model, test), clock.timings())
+        results: list[UserResult] = []
+        for number in self._jobs():
+            group, where = jobs.group_of(job.share, number), jobs.describe_part(job, number)
+            users = self._bring_group(where, group, job)
+            clock.lap("pull")
+            together = partial(self._test_together, job, group, users, begin.model)
+            results += self._groups_of_users.run(where, group, begin.model, together, test)
+            clock.lap("train")
         return jobs.ShareResult(results, clock.timings())
+
+    def _bring_group(self, where: str, group: range, job: jobs.EvaluateShare) -> Sequence[EvaluatedUser]:
+        """Fetches all that a group needs, before it is tested: what cannot be had is not the test's fault."""
+        self.where = where
+        uids = [job.share.uids[i] for i in group]
+        users: Sequence[EvaluatedUser] = self._turns.bring(
+            job.at, {uid: self._examples(uid, job.at.date, TEST) for uid in uids}, job.trained_on
+        )
+        return users
+
+    def _test_together(
+        self, job: jobs.EvaluateShare, group: range, users: Sequence[EvaluatedUser], shared: Tensors
+    ) -> list[UserResult]:  # fmt: skip
+        metrics = self._turns.test_together(job.at, users, shared)
+        told = zip(group, users, metrics, strict=True)
+        return [UserResult(user.uid, job.share.counts[i], 0.0, each) for i, user, each in told]
 
     def _load_user(self, uid: str, at: Round, split: str, shared: Tensors | None) -> Loaded:
         """Fetches a user's examples and has its own parameters in the model; see `UserTurns.load`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
 
+from protos.codec import Array
 from scheduler.rules.streams import stream_of
 from simulator.contracts import Examples
 
@@ -47,3 +48,24 @@ class Turn:
         self.steps += 1
         if self._correct is not None:
             self._correct()
+
+
+class EvaluatedUser(Turn):
+    """See `trainer.EvaluatedUser`.
+
+    Args:
+        uid: of the user.
+        date: the day.
+        round: of the day.
+        key: of its random stream.
+        training: fetches its training examples of the day.
+        examples: of the test.
+        private: its private parameters.
+    """
+
+    def __init__(
+        self, uid: str, date: str, round: int, key: int, training: Callable[[], Examples], *, examples: Examples,
+        private: Mapping[str, Array],
+    ) -> None:  # fmt: skip
+        super().__init__(uid, date, round, key, training)
+        self.examples, self.private = examples, private

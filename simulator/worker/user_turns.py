@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from protos.codec import Tensors
+import numpy as np
+
+from protos.codec import Array, Tensors, TensorSpec
 from protos.errors import BadInput, NotFound
 from scheduler.rules.algorithm import personalises
 from scheduler.rules.metrics import Pair, ratio
@@ -20,8 +22,8 @@ from simulator.users.data_client import DataClient
 from simulator.worker.dtype_hint import explain_float64
 from simulator.worker.local_turn import LocalTurn, Trains
 from simulator.worker.model_state import ModelState, PrivateStart, seed_everything
-from simulator.worker.round_arrays import RoundArrays
-from simulator.worker.turn import Turn
+from simulator.worker.round_arrays import RoundArrays, read_only
+from simulator.worker.turn import EvaluatedUser, Turn
 from simulator.worker.user_state import UserState
 
 # Before the names of metrics of a user's own model.
@@ -116,13 +118,7 @@ class UserTurns:
             begin: what the model is.
             trained_on: the day of its training data.
         """
-
-        def training() -> Examples:
-            try:
-                return self._data.get_data_by_uid(user.uid, trained_on, TRAIN)
-            except NotFound:
-                return {name: rows[:0] for name, rows in user.examples.items()}
-
+        training = self._training_of(user.uid, user.examples, trained_on)
         metrics = self._evaluate(user, training)
         if not personalises(self._algorithm):
             return metrics
@@ -138,7 +134,64 @@ class UserTurns:
             **{f"{PERSONAL}{name}": pair for name, pair in own.items()},
         }
 
+    def bring(self, at: Round, users: Mapping[str, Examples], trained_on: str) -> list[EvaluatedUser]:
+        """Users who are tested in one go, with what is theirs.
+
+        Args:
+            at: which test.
+            users: their examples by uid.
+            trained_on: the day of their training data.
+        """
+        return [self._bring(at, uid, examples, trained_on) for uid, examples in users.items()]
+
+    def test_together(self, at: Round, users: Sequence[EvaluatedUser], shared: Tensors) -> list[dict[str, Pair]]:
+        """Metrics of users who are tested in one go, in their order.
+
+        The global generators are seeded from all their uids, so it matters who meets: that is the plan's
+        alone.  In the places of private parameters the model holds NaN, since it can hold one user's only.
+
+        Args:
+            at: which test.
+            users: see `bring`.
+            shared: the round's shared parameters; the model holds them.
+
+        Raises:
+            BadInput: not one dictionary of metrics a user.
+        """
+        self._model.put_back(shared)
+        self._model.load({name: nobodys(self._model.specs[name]) for name in self._model.private})
+        uids = [user.uid for user in users]
+        seed_everything(stream_key(self._seed, TEST, at.date, at.round, "together", *uids, "global"))
+        self._model.model.eval()
+        trainer: Any = self._trainer
+        answers, who = trainer.evaluate_users(self._model.model, users), f"{type(trainer).__name__}.evaluate_users"
+        if not isinstance(answers, Sequence) or len(answers) != len(users):
+            told = f"{len(answers)}" if isinstance(answers, Sequence) else repr(answers)[:200]
+            raise BadInput(f"{who} must return a list of metrics, one for each of {len(users)} users, not {told}")
+        return [_checked(who, metrics) for metrics in answers]
+
     # -- inside ------------------------------------------------------------------
+
+    def _bring(self, at: Round, uid: str, examples: Examples, trained_on: str) -> EvaluatedUser:
+        private: Tensors = {}
+        if self._model.private:
+            kept, _ = self._state.split(self._data.get_param_by_uid(uid, at.step))
+            private = self._start.of(uid) if kept is None else kept
+        mine = {name: read_only(value) for name, value in private.items()}
+        key = stream_key(self._seed, TEST, at.date, at.round, uid)
+        training = self._training_of(uid, examples, trained_on)
+        return EvaluatedUser(uid, at.date, at.round, key, training, examples=examples, private=mine)
+
+    def _training_of(self, uid: str, examples: Examples, trained_on: str) -> Callable[[], Examples]:
+        """Fetches a user's training examples of a day, in a test; none of the form of its test's if it has none."""
+
+        def training() -> Examples:
+            try:
+                return self._data.get_data_by_uid(uid, trained_on, TRAIN)
+            except NotFound:
+                return {name: rows[:0] for name, rows in examples.items()}
+
+        return training
 
     def _local(
         self, phase: str, user: Loaded, weight: float, begin: RoundArrays, training: Callable[[], Examples]
@@ -196,6 +249,14 @@ class UserTurns:
             other.epochs = epochs
             self._by_epochs[epochs] = other
         return self._by_epochs[epochs]
+
+
+def nobodys(spec: TensorSpec) -> Array:
+    """What stands in the place of a private parameter while it is nobody's: NaN, which shows in all that reads it."""
+    value = np.zeros(spec.shape, spec.dtype)
+    if np.issubdtype(value.dtype, np.floating):
+        value.fill(np.nan)
+    return value
 
 
 def is_better(trainer: Trainer, one: Mapping[str, Pair], other: Mapping[str, Pair]) -> float:
