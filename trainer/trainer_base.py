@@ -10,6 +10,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
@@ -96,6 +97,8 @@ class TrainerBase(ABC):
     # None for no such metric; where tests have none of this name, all that they have are said.
     result: ClassVar[str | None] = "top1"
     higher_is_better: ClassVar[bool] = True
+    # Whether training and tests do convolutions faster than Paddle does, with another rounding (`model.fast_layers`).
+    fast_layers: bool = True
     # Outside of a run; as the defaults of `Settings`.
     epochs: int = 1
     batch_size: int = 5
@@ -226,15 +229,16 @@ class TrainerBase(ABC):
         """
         optimizer = self.make_optimizer(model)
         totals: Metrics = {}
-        for _ in range(self.epochs):
-            state = None
-            for batch in self.batches(examples, user.rng if self.shuffle else None):
-                loss, metrics, state = self.forward(model, batch, state)
-                loss.backward()
-                user.before_step()
-                optimizer.step()
-                optimizer.clear_grad()
-                add_metrics(totals, metrics)
+        with self._fast(model):
+            for _ in range(self.epochs):
+                state = None
+                for batch in self.batches(examples, user.rng if self.shuffle else None):
+                    loss, metrics, state = self.forward(model, batch, state)
+                    loss.backward()
+                    user.before_step()
+                    optimizer.step()
+                    optimizer.clear_grad()
+                    add_metrics(totals, metrics)
         return totals
 
     def evaluate_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
@@ -247,11 +251,17 @@ class TrainerBase(ABC):
 
         totals: Metrics = {}
         state = None
-        with paddle.no_grad():
+        with self._fast(model), paddle.no_grad():
             for batch in self.batches(examples, None):
                 _, metrics, state = self.forward(model, batch, state)
                 add_metrics(totals, metrics)
         return totals
+
+    def _fast(self, model: ModelBase) -> AbstractContextManager[Any]:
+        """Where convolutions are done faster, if they may be."""
+        from model.fast_layers import fast_layers
+
+        return fast_layers(model) if self.fast_layers else nullcontext()
 
 
 # Of examples whose tensors are cut at once: the pieces are copies.
