@@ -26,7 +26,7 @@ from model.fast_pool import Floats, Winners, pooled
 # Numbers in the patches that are made at once: more would leave the caches, and take much memory.
 _AT_ONCE = 1 << 20
 # With fewer numbers in the patches, Paddle's own convolution is as fast, for it makes fewer calls.
-_WORTH = 180_000
+_WORTH = 100_000
 
 
 @dataclass(frozen=True)
