@@ -7,11 +7,11 @@ inside methods; keep the model in a module of its own and import it in `make_mod
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Examples = Mapping[str, npt.NDArray[Any]]
 Metrics = dict[str, tuple[float, float]]
+_Turn: TypeAlias = "Callable[[TrainerBase, ModelBase, Examples, LocalUser], Metrics]"
 
 
 class TaskError(TypeError):
@@ -74,6 +75,21 @@ class LocalTraining(TypedDict, total=False):
     batch_size: int
     lr: float
     max_grad_norm: float | None
+
+
+def _with_fast_layers(turn: _Turn) -> _Turn:
+    """Has a user's turn done with fast layers, unless the trainer is told not to."""
+
+    @functools.wraps(turn)
+    def faster(self: TrainerBase, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
+        if not self.fast_layers:
+            return turn(self, model, examples, user)
+        from model.fast_layers import fast_layers
+
+        with fast_layers(model):
+            return turn(self, model, examples, user)
+
+    return faster
 
 
 class TrainerBase(ABC):
@@ -216,6 +232,7 @@ class TrainerBase(ABC):
         loss, metrics = _checked(model, model.loss(batch))
         return loss, metrics, None
 
+    @_with_fast_layers
     def train_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
         """Trains the model on one user's examples, in place.
 
@@ -229,18 +246,18 @@ class TrainerBase(ABC):
         """
         optimizer = self.make_optimizer(model)
         totals: Metrics = {}
-        with self._fast(model):
-            for _ in range(self.epochs):
-                state = None
-                for batch in self.batches(examples, user.rng if self.shuffle else None):
-                    loss, metrics, state = self.forward(model, batch, state)
-                    loss.backward()
-                    user.before_step()
-                    optimizer.step()
-                    optimizer.clear_grad()
-                    add_metrics(totals, metrics)
+        for _ in range(self.epochs):
+            state = None
+            for batch in self.batches(examples, user.rng if self.shuffle else None):
+                loss, metrics, state = self.forward(model, batch, state)
+                loss.backward()
+                user.before_step()
+                optimizer.step()
+                optimizer.clear_grad()
+                add_metrics(totals, metrics)
         return totals
 
+    @_with_fast_layers
     def evaluate_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
         """Metrics on one user's examples, as name -> (sum, count).
 
@@ -251,17 +268,11 @@ class TrainerBase(ABC):
 
         totals: Metrics = {}
         state = None
-        with self._fast(model), paddle.no_grad():
+        with paddle.no_grad():
             for batch in self.batches(examples, None):
                 _, metrics, state = self.forward(model, batch, state)
                 add_metrics(totals, metrics)
         return totals
-
-    def _fast(self, model: ModelBase) -> AbstractContextManager[Any]:
-        """Where convolutions are done faster, if they may be."""
-        from model.fast_layers import fast_layers
-
-        return fast_layers(model) if self.fast_layers else nullcontext()
 
 
 # Of examples whose tensors are cut at once: the pieces are copies.
