@@ -1,4 +1,4 @@
-"""A convolution as one matrix product over patches, several times as fast on a CPU as Paddle's own.
+"""A convolution as one matrix product over patches, on a CPU faster than Paddle's own.
 
 Paddle copies the patches of one image after another, number by number, forward and again backward.  Here
 the patches of many images are copied at once, in long runs, and kept for the backward pass; the products
@@ -162,11 +162,9 @@ class _Work:
         return made
 
     def _finish(self, outputs: Floats, offset: Floats | None, to: Floats, *, keep: bool) -> None:
-        """Pools, adds the offset and cuts off at 0; the largest of numbers stays it if something is added to all."""
+        """Pools, adds the offset and cuts off at 0: in this order, since adding does not change which is the largest."""
         if self.recipe.pool:
-            outputs, winners = pooled(outputs)
-            if keep:
-                self.winners.append(winners)
+            outputs = pooled(outputs, self.winners if keep else None)
         np.add(outputs, np.float32(0) if offset is None else offset, out=to)
         if self.recipe.relu:
             np.maximum(to, 0, out=to)

@@ -41,15 +41,22 @@ class Winners:
         _deal(rows, self.left, to[..., 0::2], to[..., 1::2])
 
 
-def pooled(values: Floats) -> tuple[Floats, Winners]:
-    """The maxima of (B, C, H, W), and where they come from; the memory may have any order."""
+def pooled(values: Floats, winners: list[Winners] | None) -> Floats:
+    """The maxima of (B, C, H, W), whose memory may have any order.
+
+    Args:
+        values: with at least two rows and columns.
+        winners: gets where the maxima come from, unless it is None.
+    """
     height, width = (side - side % 2 for side in values.shape[2:])
     pairs = values[:, :, :height, :width]
     left, right = pairs[..., 0::2], pairs[..., 1::2]
     of_rows = np.maximum(left, right)
     top, bottom = of_rows[:, :, 0::2], of_rows[:, :, 1::2]
-    winners = Winners(values.shape, (left >= right).astype(np.float32), (top >= bottom).astype(np.float32))
-    return np.maximum(top, bottom), winners
+    if winners is not None:
+        first = (left >= right).astype(np.float32), (top >= bottom).astype(np.float32)
+        winners.append(Winners(values.shape, *first))
+    return np.maximum(top, bottom)
 
 
 def _deal(values: Floats, to_first: Floats, first: Floats, second: Floats) -> None:
