@@ -162,7 +162,7 @@ class _Work:
         return made
 
     def _finish(self, outputs: Floats, offset: Floats | None, to: Floats, *, keep: bool) -> None:
-        """Pools, adds the offset and cuts off at 0: in this order, since adding does not change which is the largest."""
+        """Pools, adds the offset and cuts off at 0, in this order: adding does not change which is the largest."""
         if self.recipe.pool:
             outputs = pooled(outputs, self.winners if keep else None)
         np.add(outputs, np.float32(0) if offset is None else offset, out=to)
