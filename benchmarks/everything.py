@@ -22,6 +22,7 @@ from peer_environments import add_option
 SECTIONS = {
     "The language model": "language_model.py {data} --flower --venvs {venvs}",
     "A tiny model": "tiny.py --venvs {venvs}",
+    "A convolutional net, one step": "cnn.py --venvs {venvs}",
     "A convolutional net, whole rounds": "image_rounds.py --venvs {venvs}",
     "Balance": "balance.py",
     "Loading": "loading.py {data}",

@@ -7,9 +7,39 @@ from typing import Any
 
 import numpy.typing as npt
 import paddle
+from paddle import nn
 
 from model.dense_stack import DenseStack
 from model.model_base import Learner, ModelBase
+
+_ROW_BY_ROW = (
+    nn.Linear, nn.Flatten, nn.Dropout, nn.Dropout2D, nn.LayerNorm, nn.GroupNorm,
+    nn.Conv1D, nn.Conv2D, nn.MaxPool1D, nn.MaxPool2D, nn.AvgPool1D, nn.AvgPool2D,
+    nn.AdaptiveAvgPool1D, nn.AdaptiveAvgPool2D, nn.AdaptiveMaxPool1D, nn.AdaptiveMaxPool2D,
+    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Silu,
+)  # fmt: skip
+_NORMS = (nn.BatchNorm1D, nn.BatchNorm2D)
+
+
+def _classes(y: paddle.Tensor) -> paddle.Tensor:
+    """The class of each row.
+
+    Raises:
+        ValueError: one is negative, which Paddle would leave out of the mean.
+    """
+    target = y.flatten()
+    lowest = int(target.min())
+    if lowest < 0:
+        raise ValueError(f"y holds the class {lowest}: classes begin at 0")
+    return target
+
+
+def _takes_rows(layer: nn.Layer) -> bool:
+    """Whether a layer that tests is known to make of each row what it makes of it alone."""
+    if type(layer) is nn.Sequential:
+        return all(map(_takes_rows, layer))
+    # False has it take the mean of the batch even then.
+    return type(layer) in _ROW_BY_ROW or (type(layer) in _NORMS and layer._use_global_stats is not False)
 
 
 class Classifier(ModelBase):
@@ -28,23 +58,29 @@ class Classifier(ModelBase):
 
     def __init__(self, *layers: paddle.nn.Layer) -> None:
         super().__init__()
-        self.layers = paddle.nn.LayerList(layers)
+        self.layers = paddle.nn.Sequential(*layers)
         self._stack = DenseStack.of(layers)
+        # All layers are known to take each example for itself when they test.
+        self.examples_are_independent = type(self).forward is Classifier.forward and all(map(_takes_rows, layers))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Logits (n, classes)."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return self.layers(x)
 
     def loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, tuple[Any, Any]]]:
         """Mean cross entropy; see `ModelBase.loss`."""
-        target, logits = batch["y"].flatten(), self(batch["x"])
+        target, logits = _classes(batch["y"]), self(batch["x"])
         loss = paddle.nn.functional.cross_entropy(logits, target)
         n = len(target)
         with paddle.no_grad():
             hits = (logits.argmax(axis=1) == target).astype("float32").sum()
         return loss, {"loss": (loss.detach() * n, n), "top1": (hits, n)}
+
+    def example_metrics(self, batch: Mapping[str, paddle.Tensor]) -> dict[str, tuple[Any, Any]]:
+        """See `ModelBase.example_metrics`."""
+        target, logits = _classes(batch["y"]), self(batch["x"])
+        loss = paddle.nn.functional.cross_entropy(logits, target, reduction="none")
+        return {"loss": (loss, 1), "top1": (logits.argmax(axis=1) == target, 1)}
 
     def learner(self, examples: Mapping[str, npt.NDArray[Any]]) -> Learner | None:
         """See `ModelBase.learner`."""

@@ -165,3 +165,48 @@ def test_layers_of_convolution_train_by_paddle():
     metrics, grads = by_paddle(model, batch)
     assert len(grads) == 4
     assert metrics["top1"][1] == 5.0
+
+
+NETS = {
+    "dense": lambda: [Linear(6, 5), ReLU(), Linear(5, CLASSES)],
+    "norms": lambda: [Linear(6, 5), paddle.nn.BatchNorm1D(5), paddle.nn.Dropout(0.5), Linear(5, CLASSES)],
+    "nested": lambda: [paddle.nn.Sequential(Linear(6, 5), paddle.nn.LayerNorm(5)), Linear(5, CLASSES)],
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_metrics_of_each_example_add_up_to_those_of_the_batch(net):
+    paddle.seed(4)
+    model = Classifier(*NETS[net]())
+    assert model.examples_are_independent
+    model.eval()
+    batch = {name: paddle.to_tensor(rows) for name, rows in examples(rows=9).items()}
+    with paddle.no_grad():
+        _, whole = model.loss(batch)
+        each = model.example_metrics(batch)
+        alone = [model.loss({name: rows[i : i + 1] for name, rows in batch.items()})[1] for i in range(9)]
+    for name, (total, count) in whole.items():
+        sums, counted = each[name]
+        assert counted * 9 == count
+        np.testing.assert_allclose(sums.numpy().sum(), float(total), rtol=1e-6)
+        np.testing.assert_allclose(sums.numpy(), [float(metrics[name][0]) for metrics in alone], rtol=1e-5, atol=1e-7)
+
+
+def test_examples_that_may_see_each_other_are_tested_by_themselves():
+    class Centred(Classifier):
+        def forward(self, x):
+            return super().forward(x - x.mean(0))
+
+    assert not Centred(Linear(6, CLASSES)).examples_are_independent
+    batch_norm = paddle.nn.BatchNorm1D(6, use_global_stats=False)
+    assert not Classifier(batch_norm, Linear(6, CLASSES)).examples_are_independent
+    assert not Classifier(paddle.nn.Softmax(axis=0), Linear(6, CLASSES)).examples_are_independent
+
+
+def test_a_negative_class_is_refused():
+    model = Classifier(Linear(6, CLASSES))
+    batch = {name: paddle.to_tensor(rows) for name, rows in examples().items()}
+    batch["y"][2] = -100
+    for method in (model.loss, model.example_metrics):
+        with pytest.raises(ValueError, match="y holds the class -100: classes begin at 0"):
+            method(batch)

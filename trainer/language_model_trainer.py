@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.local_user import EvaluatedUser, Examples, Metrics
 from trainer.side_by_side import alike, joined, user_sums
-from trainer.trainer_base import EvaluatedUser, Examples, LocalTraining, Metrics, TrainerBase
+from trainer.trainer_base import LocalTraining, TrainerBase
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.local_user import Examples, Metrics
 from trainer.task_error import TaskError
 
-Examples = Mapping[str, npt.NDArray[Any]]
-Metrics = dict[str, tuple[float, float]]
 Numbers = npt.NDArray[np.float64]
 
 # Of one forward pass: at most so many examples, and as many bytes, but no less than a few.

@@ -7,73 +7,24 @@ inside methods; keep the model in a module of its own and import it in `make_mod
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.answers import add_metrics, check_loss
+from trainer.cutting import CUT_BYTES, cut, cut_at_once, shuffled
+from trainer.faster import with_fast_layers
 from trainer.local_sgd import LocalSGD
+from trainer.local_user import EvaluatedUser, Examples, LocalOptimizer, LocalUser, Metrics
 from trainer.side_by_side import evaluate_rows, says_rows
-from trainer.task_error import TaskError
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from model.model_base import Learner, ModelBase
-
-Examples = Mapping[str, npt.NDArray[Any]]
-Metrics = dict[str, tuple[float, float]]
-
-
-class LocalUser(Protocol):
-    """Whose turn it is.
-
-    Attributes:
-        uid: the user.
-        date: the day, YYYYMMDD.
-        round: of the day, from 1; in an evaluation the rounds trained before it.
-        rng: its own random stream, from (seed, date, round, uid).  Paddle's,
-            NumPy's and Python's global generators are seeded from it too.
-        training: its training examples of the day; in a test without rows if it has none.
-    """
-
-    @property
-    def uid(self) -> str: ...  # noqa: D102
-    @property
-    def date(self) -> str: ...  # noqa: D102
-    @property
-    def round(self) -> int: ...  # noqa: D102
-    @property
-    def rng(self) -> np.random.Generator: ...  # noqa: D102
-    @property
-    def training(self) -> Examples: ...  # noqa: D102
-
-    def before_step(self) -> None:
-        """To be called between backward and each optimizer step: here an algorithm corrects gradients."""
-
-
-class EvaluatedUser(LocalUser, Protocol):
-    """A user who is tested with others in one go.
-
-    Attributes:
-        examples: of the test.
-        private: its private parameters, by name; in their places the model holds NaN.
-    """
-
-    @property
-    def examples(self) -> Examples: ...  # noqa: D102
-    @property
-    def private(self) -> Examples: ...  # noqa: D102
-
-
-class LocalOptimizer(Protocol):
-    """What local training asks of an optimizer."""
-
-    def step(self) -> None: ...  # noqa: D102
-    def clear_grad(self) -> None: ...  # noqa: D102
 
 
 class LocalTraining(TypedDict, total=False):
@@ -106,6 +57,8 @@ class TrainerBase(ABC):
     # None for no such metric; where tests have none of this name, all that they have are said.
     result: ClassVar[str | None] = "top1"
     higher_is_better: ClassVar[bool] = True
+    # Whether training and tests do convolutions faster than Paddle does, with another rounding (`model.fast_layers`).
+    fast_layers: bool = True
     # Outside of a run; as the defaults of `Settings`.
     epochs: int = 1
     batch_size: int = 5
@@ -197,24 +150,15 @@ class TrainerBase(ABC):
             rng: for a new order; None keeps the order.
         """
         count = len(next(iter(examples.values())))
-        examples = _shuffled(examples, rng)
+        examples = shuffled(examples, rng)
         held = self.hold(examples)
-        small = sum(rows.nbytes for rows in examples.values()) <= _CUT_BYTES
-        cut = _cut_at_once(held, count, self.batch_size) if small else None
-        if cut is not None:
-            yield from cut
-            return
-        yield from self._cut(held)
-
-    def _cut(self, held: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(next(iter(held.values()))), self.batch_size):
-            yield {name: rows[start : start + self.batch_size] for name, rows in held.items()}
+        small = sum(rows.nbytes for rows in examples.values()) <= CUT_BYTES
+        pieces = cut_at_once(held, count, self.batch_size) if small else None
+        yield from cut(held, self.batch_size) if pieces is None else pieces
 
     def _learner(self, model: ModelBase, examples: Examples) -> Learner | None:
         """See `ModelBase.learner`; None where this class has a way of its own to cut batches or to go forward."""
-        kind = type(self)
-        ours = (kind.forward, kind.batches, kind.hold) == _WAYS
-        offer = getattr(model, "learner", None) if ours else None
+        offer = getattr(model, "learner", None) if self._is_plain(TrainerBase, "forward", "batches", "hold") else None
         return None if offer is None else offer(examples)
 
     def forward(self, model: ModelBase, batch: Mapping[str, Any], state: Any) -> tuple[Any, Metrics, Any]:
@@ -228,9 +172,10 @@ class TrainerBase(ABC):
         Returns:
             Scalar loss tensor, metrics as name -> (sum, count), next state.
         """
-        loss, metrics = _checked(model, model.loss(batch))
+        loss, metrics = check_loss(model, model.loss(batch))
         return loss, metrics, None
 
+    @with_fast_layers
     def train_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
         """Trains the model on one user's examples, in place.
 
@@ -246,7 +191,9 @@ class TrainerBase(ABC):
         totals: Metrics = {}
         for _ in range(self.epochs):
             rng, state = user.rng if self.shuffle else None, None
-            for batch in self.batches(examples, rng) if learn is None else self._cut(_shuffled(examples, rng)):
+            for batch in (
+                self.batches(examples, rng) if learn is None else cut(shuffled(examples, rng), self.batch_size)
+            ):
                 if learn is not None:
                     metrics = learn(batch)
                 else:
@@ -258,6 +205,7 @@ class TrainerBase(ABC):
                 add_metrics(totals, metrics)
         return totals
 
+    @with_fast_layers
     def evaluate_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:
         """Metrics on one user's examples, as name -> (sum, count).
 
@@ -286,6 +234,7 @@ class TrainerBase(ABC):
         """
         return _TOGETHER if not private and self._has_rows(model) else 0
 
+    @with_fast_layers
     def evaluate_users(self, model: ModelBase, users: Sequence[EvaluatedUser]) -> list[Metrics]:
         """What `evaluate_user` gives for each of several users, who may be tested side by side.
 
@@ -316,86 +265,3 @@ class TrainerBase(ABC):
 
 # Of users who are tested in one go.
 _TOGETHER = 1024
-_WAYS = TrainerBase.forward, TrainerBase.batches, TrainerBase.hold
-# Of examples whose tensors are cut at once: the pieces are copies.
-_CUT_BYTES = 1 << 20
-
-
-def _shuffled(examples: Examples, rng: np.random.Generator | None) -> Examples:
-    """The same examples in a new order, or in the same without a stream."""
-    if rng is None:
-        return examples
-    order = rng.permutation(len(next(iter(examples.values()))))
-    return {name: rows[order] for name, rows in examples.items()}
-
-
-def _cut_at_once(held: Mapping[str, Any], count: int, size: int) -> list[dict[str, Any]] | None:
-    """All batches by one operator an array, instead of one a batch and array; None if they are not plain tensors."""
-    import paddle
-
-    plain = all(isinstance(rows, paddle.Tensor) and rows.shape[:1] == [count] for rows in held.values())
-    if count <= size or not plain:
-        return None
-    sizes = [min(size, count - start) for start in range(0, count, size)]
-    pieces = [paddle.split(rows, sizes) for rows in held.values()]
-    return [dict(zip(held, batch, strict=True)) for batch in zip(*pieces, strict=True)]
-
-
-def _checked(model: Any, answer: Any) -> tuple[Any, Any]:
-    """What `model.loss` gave, if it is a loss and metrics.
-
-    Raises:
-        TaskError: it is not; names the class.
-    """
-    if type(answer) is tuple and len(answer) == 2:
-        loss, metrics = answer
-        # What nearly all models give, found without a microsecond for each batch.
-        if type(metrics) is dict and getattr(loss, "ndim", -1) == 0 and hasattr(loss, "backward"):
-            return loss, metrics
-    who, must = f"{type(model).__name__}.loss", "it must return (loss, metrics), metrics as name -> (sum, count)"
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise TaskError(f"{who} returns {_short(answer)}; {must}")
-    loss, metrics = answer
-    if not hasattr(loss, "backward"):
-        raise TaskError(f"{who} returns {_short(loss)} as the loss; {must}, the loss a tensor that can be trained on")
-    if math.prod(loss.shape) != 1:
-        raise TaskError(f"{who} returns a loss of shape {list(loss.shape)}; it must be a scalar, such as its mean()")
-    if not isinstance(metrics, Mapping):
-        raise TaskError(f"{who} returns {_short(metrics)} as the metrics; {must}")
-    return loss, metrics
-
-
-def _short(value: Any) -> str:
-    """A value for an error, in one line."""
-    if hasattr(value, "backward"):
-        return f"a tensor of shape {list(value.shape)}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:80]} ..."
-
-
-def add_metrics(totals: Metrics, metrics: Mapping[str, Any]) -> None:
-    """Adds (sum, count) pairs, numbers or one-element tensors, to running totals in place.
-
-    Raises:
-        TaskError: what is no such pair; names it.
-    """
-    for name, pair in metrics.items():
-        try:
-            total, count = pair
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"metric {name!r} must be a pair (sum, count), not {_short(pair)}") from error
-        before = totals.get(name, (0.0, 0.0))
-        try:
-            totals[name] = (before[0] + _as_float(total), before[1] + _as_float(count))
-        except (TypeError, ValueError) as error:
-            said = f"({_short(total)}, {_short(count)})"
-            raise TaskError(f"metric {name!r} must be a pair of numbers (sum, count), not {said}") from error
-
-
-def _as_float(value: Any) -> float:
-    """A number's value; a tensor's own `float` takes many times as long as its `item`."""
-    if type(value) is int or type(value) is float:
-        return float(value)
-    return float(value.item() if hasattr(value, "item") else value)
