@@ -352,7 +352,7 @@ WRONG = {
     "private": "private pattern 'nothing.*' matches no parameter",
     "only": "'nowhere' is no parameter that trains; there are: layers.0.bias, layers.0.weight",
     "send": "the algorithm sends 'layers.0.bias' [6, 3] of group 'c', which has",
-    "nan": "NaN or infinity in the delta of parameter 'c/out.bias'",
+    "nan": "NaN or infinity in the delta of parameter 'c/layers.0.bias'",
     "state": "array 'kept' of its state is float32[1], `user_state` declares float32[2]",
     "another": "array 'other' of its state is float32[2], `user_state` declares nothing of that name",
     "infinite": "NaN or infinity in its state 'kept'",
