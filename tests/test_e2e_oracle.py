@@ -39,7 +39,7 @@ def test_rounds_of_softmax_regression_equal_a_numpy_loop(tmp_path, clip):
     flags = ["--rounds", 4, "--sample-num", 6, "--epochs", 2, "--batch-size", 4, "--lr", 0.3, "--max-grad-norm", clip]
     run(LINEAR, data, *flags, "--server-lr", 1.3, "--shards", 2, "--output", tmp_path / "out", ranks=2)
     start, end = params(tmp_path / "out", "initial"), params(tmp_path / "out")
-    weight, bias = start["out.weight"].astype("float64"), start["out.bias"].astype("float64")
+    weight, bias = start["layers.0.weight"].astype("float64"), start["layers.0.bias"].astype("float64")
     files = [json.loads(p.read_text()) for p in sorted((data / "20200101").glob("train*"))]
     for cohort in cohorts(tmp_path / "out"):
         deltas = []
@@ -54,8 +54,8 @@ def test_rounds_of_softmax_regression_equal_a_numpy_loop(tmp_path, clip):
         weight = weight + 1.3 * sum(n * dw for n, dw, _ in deltas) / total
         bias = bias + 1.3 * sum(n * db for n, _, db in deltas) / total
     assert len(cohorts(tmp_path / "out")) == 4
-    np.testing.assert_allclose(end["out.weight"], weight, atol=2e-6)
-    np.testing.assert_allclose(end["out.bias"], bias, atol=2e-6)
+    np.testing.assert_allclose(end["layers.0.weight"], weight, atol=2e-6)
+    np.testing.assert_allclose(end["layers.0.bias"], bias, atol=2e-6)
 
 
 def lm_batches(user, vocab):
@@ -162,17 +162,17 @@ def test_private_parameters_start_per_uid_and_come_back(tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps([["user000"], ["user001"], ["user000"]]))
     flags = ["--sampler", "fixed", "--plan", plan, "--rounds", 3, "--lr", 0.2, "--server-lr", 1, "--batch-size", 4]
-    run(LINEAR, data, *flags, "--private", "out.bias", "--output", tmp_path / "out", ranks=2)
+    run(LINEAR, data, *flags, "--private", "layers.0.bias", "--output", tmp_path / "out", ranks=2)
     start = params(tmp_path / "out", "initial")
-    assert set(start) == {"out.weight"}
-    weight = start["out.weight"].astype("float64")
+    assert set(start) == {"layers.0.weight"}
+    weight = start["layers.0.weight"].astype("float64")
     files = [json.loads(p.read_text()) for p in sorted((data / "20200101").glob("train*"))]
     biases = {uid: np.zeros(3) for uid in ("user000", "user001")}
     for (uid,) in json.loads(plan.read_text()):
         x, y = user_of(files, uid)
         for i in range(0, len(y), 4):
             weight, biases[uid] = softmax_step(weight, biases[uid], x[i : i + 4], y[i : i + 4], 0.2, 5.0)
-    np.testing.assert_allclose(params(tmp_path / "out")["out.weight"], weight, atol=2e-6)
+    np.testing.assert_allclose(params(tmp_path / "out")["layers.0.weight"], weight, atol=2e-6)
     for uid, bias in biases.items():
         with np.load(tmp_path / "out" / "params" / "private" / f"{uid}.npz") as file:
-            np.testing.assert_allclose(file["out.bias"], bias, atol=2e-6)
+            np.testing.assert_allclose(file["layers.0.bias"], bias, atol=2e-6)
