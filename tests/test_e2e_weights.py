@@ -207,7 +207,7 @@ FLAGS = ["--sample-num", 6, "--batch-size", 4, "--lr", 0.3, "--server-lr", 1]
 def by_hand(data, output, weigh):
     """Rounds of softmax regression with users weighed on all their examples, float64."""
     start = params(output, "initial")
-    weight, bias = start["out.weight"].astype("float64"), start["out.bias"].astype("float64")
+    weight, bias = start["layers.0.weight"].astype("float64"), start["layers.0.bias"].astype("float64")
     files = [json.loads(p.read_text()) for p in sorted((data / "20200101").glob("train*"))]
     for cohort in cohorts(output):
         deltas = []
@@ -227,8 +227,8 @@ def check_by_hand(tmp_path, how, weigh, *flags, ranks=1):
     data, output = make_data(tmp_path / "data", seed=3), tmp_path / "out"
     run(WEIGHING, data, *FLAGS, "--rounds", 3, "--weigh", how, *flags, "--output", output, ranks=ranks)
     weight, bias = by_hand(data, output, weigh)
-    np.testing.assert_allclose(params(output)["out.weight"], weight, atol=2e-6)
-    np.testing.assert_allclose(params(output)["out.bias"], bias, atol=2e-6)
+    np.testing.assert_allclose(params(output)["layers.0.weight"], weight, atol=2e-6)
+    np.testing.assert_allclose(params(output)["layers.0.bias"], bias, atol=2e-6)
     return data, output
 
 
@@ -261,10 +261,10 @@ def test_users_that_do_not_count_train_their_private_parameters_all_the_same(tmp
     """Those with at most 8 examples weigh nothing: the shared parameters are those of the others alone."""
     data, output = tmp_path / "data", tmp_path / "out"
     make_data(data, seed=3)
-    flags = ["--rounds", 2, "--weigh", "large:8", "--private", "out.bias", "--sample-num", 12]
+    flags = ["--rounds", 2, "--weigh", "large:8", "--private", "layers.0.bias", "--sample-num", 12]
     run(WEIGHING, data, *FLAGS, *flags, "--output", output)
     assert len(private(output)) == 12
-    assert all(arrays["out.bias"].any() for arrays in private(output).values())
+    assert all(arrays["layers.0.bias"].any() for arrays in private(output).values())
     check_by_hand(tmp_path, "large:8", lambda count: count * (count > 8))
 
 
