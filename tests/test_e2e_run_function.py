@@ -277,11 +277,14 @@ def test_sigterm_has_it_stop_with_a_checkpoint(data, tmp_path, scratch, ranks):
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=SLOW)])
 def test_ctrl_c_comes_through_when_all_is_closed(data, tmp_path, scratch, ranks):
     before = held()
+    # What has started these tests may have it ignored, as a shell does for what runs in the background.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(4.0, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         play(data, tmp_path / "run", trainer=TinyTrainer("hang", "user005"), sample_num=12, ranks=ranks)
     timer.join()
+    signal.signal(signal.SIGINT, usual)
     assert grown(before) == []
 
 
