@@ -229,8 +229,8 @@ def test_a_kill_costs_no_bit(reference, tmp_path):
 
 
 @SLOW
-def test_twelve_kills_cost_no_bit(reference, tmp_path):
-    survive(reference, tmp_path / "run", kills=12, seed=2)
+def test_eight_kills_cost_no_bit(reference, tmp_path):
+    survive(reference, tmp_path / "run", kills=8, seed=2)
 
 
 # -- what is damaged ---------------------------------------------------------------
