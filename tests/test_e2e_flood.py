@@ -96,7 +96,7 @@ CONNECTIONS, SECONDS = 5_000, 120
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limits", ["ulimit -Sn 1024", "ulimit -n 1024"])
+@pytest.mark.parametrize("limits", ["ulimit -n 1024"])
 def test_a_run_beside_a_flood_goes_on_to_the_same_bits(hosts, data, alone, tmp_path, monkeypatch, limits):
     """A shard dies in the flood, too: the one in its place has connections to make."""
     orders = tmp_path / "orders"

@@ -120,10 +120,8 @@ def go(orders):
     [
         (3, "mpirun", signal.SIGTERM, "federated", []),
         (1, [0], signal.SIGTERM, "federated", []),
-        (1, "all", signal.SIGTERM, "federated", []),
         (3, "all", signal.SIGTERM, "federated", []),
         (3, "mpirun", signal.SIGUSR1, "federated", []),
-        (3, [0], signal.SIGUSR1, "federated", []),
         (3, [2], signal.SIGTERM, "federated", ["--no-shared-memory"]),
         (4, [1, 3], signal.SIGUSR1, "federated", EXCHANGE),
         (3, [1], signal.SIGTERM, "centralized", []),
