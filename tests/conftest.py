@@ -1,6 +1,11 @@
 """Fixtures of several tests."""
 
+import hypothesis
 import pytest
+
+# A host that stands still for a moment makes no example wrong; what hangs is ended by its own timeout.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ def check_tests(data, folder, task, *flags):
     assert [row["phase"] for row in metrics(one)].count("test") == 2
 
 
+@pytest.mark.slow
 def test_users_of_the_language_model_are_tested_side_by_side_with_the_same_bits(tmp_path):
     data = make_leaf(tmp_path / "data", users=120)  # about 900 sequences: four groups
     check_tests(data, tmp_path, ROOT / "tests" / "small_lm.py", "--lr", 0.5)
