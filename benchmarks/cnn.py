@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import HERE, ONE_THREAD, PEERS, ROOT, machine, show, take_turns
+from common import HERE, ONE_THREAD, PEERS, ROOT, machine, paired_ratio, show, take_turns
 from peer_environments import add_option, peer_environment, peer_programs, peer_versions, run_peer
 
 from simulator.shards.environment import shard_environment
@@ -58,8 +58,7 @@ def main() -> None:
     mine = measured["this project"]
     rows = []
     for system, times in measured.items():
-        ratio = statistics.median(a / b for a, b in zip(mine, times, strict=True))
-        rows.append([system, f"{statistics.median(times):.2f}", f"{ratio:.2f}"])
+        rows.append([system, f"{statistics.median(times):.2f}", paired_ratio(mine, times)])
     work = f"{asked.passes} passes of 20 steps; median of {asked.repeat} runs"
     columns = ["system", "ms a step", "ours / system"]
     show("A step of the CNN, one thread", columns, rows, work, machine(), peer_versions("pfl", asked.venvs))

@@ -21,6 +21,7 @@ from trainer import TrainerBase
 sys.path.append(str(PEERS))
 
 from cnn_workload import BATCH, CLASSES, LEARNING_RATE, MAX_GRAD_NORM, make_images, time_steps
+from paddle_image import image_layers
 
 
 class CNN(ModelBase):
@@ -28,10 +29,7 @@ class CNN(ModelBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Conv2D(1, 32, 5), nn.ReLU(), nn.MaxPool2D(2), nn.Conv2D(32, 64, 5), nn.ReLU(), nn.MaxPool2D(2),
-            nn.Flatten(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, CLASSES),
-        )  # fmt: skip
+        self.net = nn.Sequential(*image_layers(CLASSES))
 
     def loss(self, batch: Mapping[str, paddle.Tensor]) -> tuple[paddle.Tensor, dict[str, tuple[Any, Any]]]:
         """Cross entropy.  No accuracy: the peers' training does not count hits either."""

@@ -79,6 +79,11 @@ def take_turns(systems: Mapping[str, Callable[[], float]], repeat: int, unit: st
     return measured
 
 
+def paired_ratio(ours: Sequence[float], others: Sequence[float]) -> str:
+    """The median of ours / others over the repetitions, each with its own pair."""
+    return f"{statistics.median(a / b for a, b in zip(ours, others, strict=True)):.2f}"
+
+
 # -- data and records -------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import HERE, ONE_THREAD, PEERS, machine, show, show_parts, simulate, take_turns
+from common import HERE, ONE_THREAD, PEERS, machine, paired_ratio, show, show_parts, simulate, take_turns
 from image_task import CLASSES, SIDE
 from peer_environments import add_option, peer_environment, peer_programs, peer_versions, run_peer
 
@@ -81,16 +81,13 @@ def main() -> None:
             systems["PFLlib"] = pfllib
         measured = take_turns(systems, asked.repeat, "s a round")
     rows = [
-        [system, f"{statistics.median(each):.2f}", _ratio(measured[OURS], each)] for system, each in measured.items()
+        [system, f"{statistics.median(each):.2f}", paired_ratio(measured[OURS], each)]
+        for system, each in measured.items()
     ]
     work = f"{asked.rounds} rounds of {COHORT} users with {EXAMPLES} images; median of {asked.repeat} runs"
     versions = [peer_versions("pfl", asked.venvs)]
     show("A convolutional net", ["system", "s a round", "ours / system"], rows, work, machine(), *versions)
     show_parts(times)
-
-
-def _ratio(ours: list[float], others: list[float]) -> str:
-    return f"{statistics.median(a / b for a, b in zip(ours, others, strict=True)):.2f}"
 
 
 if __name__ == "__main__":

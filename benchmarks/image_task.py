@@ -35,14 +35,12 @@ class ImageTrainer(TrainerBase):
     """SGD in small batches, as the base class does it."""
 
     def make_model(self) -> ModelBase:
-        """Two convolutions of 5 x 5, each halved by a maximum, and two dense layers."""
-        from paddle.nn import Conv2D, Flatten, Linear, MaxPool2D, ReLU
+        """The net."""
+        from peers.paddle_image import image_layers
 
         from model import Classifier
 
-        first = (Conv2D(1, 32, 5), ReLU(), MaxPool2D(2))  # (28 - 4) / 2 = 12
-        second = (Conv2D(32, 64, 5), ReLU(), MaxPool2D(2))  # (12 - 4) / 2 = 4
-        return Classifier(*first, *second, Flatten(), Linear(64 * 4 * 4, 512), ReLU(), Linear(512, CLASSES))
+        return Classifier(*image_layers(CLASSES))
 
 
 class ImageSettings(Settings):

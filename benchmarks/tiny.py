@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from common import HERE, ONE_THREAD, PEERS, machine, show, show_parts, simulate, take_turns
+from common import HERE, ONE_THREAD, PEERS, machine, paired_ratio, show, show_parts, simulate, take_turns
 from peer_environments import add_option, peer_environment, peer_programs, peer_versions, run_peer
 from tiny_data import make_users, write_users
 
@@ -80,7 +80,7 @@ def main() -> None:
         [
             system,
             f"{statistics.median(rates):.1f}",
-            *(_ratio(rates, measured[peer]) for peer in systems if peer in PEER),
+            *(paired_ratio(rates, measured[peer]) for peer in systems if peer in PEER),
         ]
         for system, rates in measured.items()
     ]
@@ -93,11 +93,6 @@ def main() -> None:
 
 def _rate(seconds: Sequence[float]) -> float:
     return 1 / statistics.mean(seconds)
-
-
-def _ratio(rates: Sequence[float], others: Sequence[float]) -> str:
-    """The median over the repetitions, each with its own pair."""
-    return f"{statistics.median(a / b for a, b in zip(rates, others, strict=True)):.2f}"
 
 
 if __name__ == "__main__":

@@ -11,15 +11,13 @@ from pathlib import Path
 import paddle
 from cnn_workload import BATCH, CLASSES, LEARNING_RATE, MAX_GRAD_NORM, STEPS, make_images, time_steps
 from paddle import nn
+from paddle_image import image_layers
 
 
 def main(passes: int, seconds: Path) -> None:
     """Trains and reports."""
     paddle.seed(0)
-    net = nn.Sequential(
-        nn.Conv2D(1, 32, 5), nn.ReLU(), nn.MaxPool2D(2), nn.Conv2D(32, 64, 5), nn.ReLU(), nn.MaxPool2D(2),
-        nn.Flatten(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, CLASSES),
-    )  # fmt: skip
+    net = nn.Sequential(*image_layers(CLASSES))
     clip = nn.ClipGradByGlobalNorm(MAX_GRAD_NORM)
     optimizer = paddle.optimizer.SGD(LEARNING_RATE, parameters=net.parameters(), grad_clip=clip)
     x, y = map(paddle.to_tensor, make_images())

@@ -11,16 +11,14 @@ from pathlib import Path
 import torch
 from cnn_workload import BATCH, CLASSES, LEARNING_RATE, MAX_GRAD_NORM, STEPS, make_images, time_steps
 from torch import nn
+from torch_image import image_net
 
 
 def main(passes: int, seconds: Path) -> None:
     """Trains and reports."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, CLASSES),
-    )  # fmt: skip
+    net = image_net(CLASSES)
     optimizer = torch.optim.SGD(net.parameters(), LEARNING_RATE)
     x, y = map(torch.from_numpy, make_images())
 

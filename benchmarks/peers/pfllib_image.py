@@ -34,7 +34,8 @@ def write_data(folder: Path, users: Path) -> int:
 def options(rounds: int, cohort: int, clients: int) -> Namespace:
     """What its command line would give."""
     return Namespace(
-        model=image_net(), device="cpu", dataset="made_up", num_classes=10, global_rounds=rounds - 1, local_epochs=1,
+        model=image_net(classes=10), device="cpu", dataset="made_up", num_classes=10, global_rounds=rounds - 1,
+        local_epochs=1,
         batch_size=10, local_learning_rate=0.05, learning_rate_decay=False, learning_rate_decay_gamma=0.99,
         num_clients=clients, join_ratio=cohort / clients, random_join_ratio=False, few_shot=0, algorithm="FedAvg",
         time_select=False, goal="test", time_threthold=10000, save_folder_name="items", top_cnt=100, auto_break=False,

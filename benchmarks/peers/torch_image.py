@@ -1,11 +1,11 @@
-"""The convolutional net of image_task.py in PyTorch."""
+"""The convolutional net of the image benchmarks in PyTorch."""
 
 from __future__ import annotations
 
 import torch
 
 
-def image_net(classes: int = 10) -> torch.nn.Sequential:
+def image_net(classes: int) -> torch.nn.Sequential:
     """Two convolutions of 5 x 5, each halved by a maximum, and two dense layers."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 32, 5), torch.nn.ReLU(), torch.nn.MaxPool2d(2),

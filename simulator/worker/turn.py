@@ -51,14 +51,9 @@ class Turn:
 
 
 class EvaluatedUser(Turn):
-    """See `trainer.EvaluatedUser`.
+    """See `trainer.EvaluatedUser`; the first arguments are those of `Turn`.
 
     Args:
-        uid: of the user.
-        date: the day.
-        round: of the day.
-        key: of its random stream.
-        training: fetches its training examples of the day.
         examples: of the test.
         private: its private parameters.
     """
