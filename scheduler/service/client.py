@@ -12,8 +12,10 @@ from protos.gate import Keys
 from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
+from scheduler.rules.layers import Layers
 from scheduler.rules.metrics import Pair, UserResult
 from scheduler.rules.samplers import Round
+from scheduler.service.layer_messages import layers_to_messages
 from scheduler.service.messages import (
     Layout,
     SimulatorInfo,
@@ -202,11 +204,15 @@ class SchedulerClient:
         request = pb.GetGlobalParamsRequest(rank=self._rank, step=step)
         return assemble(self._caller.stream(self._stub.GetGlobalParams, request), into=into)
 
-    def update_global_params(self, params: Mapping[str, Array], private: Sequence[str]) -> None:
-        """Sets the initial shared parameters and tells which names are private."""
+    def update_global_params(
+        self, params: Mapping[str, Array], private: Sequence[str], layers: Layers | None = None
+    ) -> None:
+        """Sets the initial shared parameters; tells which names are private, and the layers of the model."""
 
         def messages() -> Iterator[pb.ParamsMessage]:
             yield pb.ParamsMessage(private_names=pb.PrivateNames(names=private))
+            if layers is not None:
+                yield from layers_to_messages(layers)
             for chunk in tensor_chunks(params):
                 yield pb.ParamsMessage(chunk=chunk)
 

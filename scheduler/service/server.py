@@ -23,6 +23,7 @@ from scheduler.rules.exact_sum import Sums, sum_specs
 from scheduler.rules.metrics import reduce_metrics
 from scheduler.rules.samplers import Round
 from scheduler.service.coordinator import Coordinator
+from scheduler.service.layer_messages import layers_from_messages
 from scheduler.service.messages import (
     Layout,
     end_to_message,
@@ -146,6 +147,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         expected = self._do.params.specs()
         tensors, report = TensorAssembler(expected), self._report(TRAIN)
         private: list[str] = []
+        arrays: list[pb.ModelArray] = []
         for message in request:
             part = message.WhichOneof("part")
             if part == "chunk":
@@ -156,12 +158,15 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
             elif part == "private_names":
                 private.extend(message.private_names.names)
                 check_private_names(private)
+            elif part == "model_arrays":
+                arrays.extend(message.model_arrays.arrays)
+                check_private_names([array.name for array in arrays])
             else:
-                raise BadInput("an empty message; parameters come as reports, chunks and private names")
+                raise BadInput("an empty message; parameters come as reports, chunks and names")
         if report.at is None:
             params = tensors.finish()
             confirm_end(context)
-            self._do.params.set_initial(params, private)
+            self._do.params.set_initial(params, private, layers_from_messages(arrays) if arrays else None)
         else:
             rank, at, results, timings = report.finish()
             self._do.rounds.replace(rank, at, results, timings, tensors.finish())

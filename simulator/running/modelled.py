@@ -162,7 +162,7 @@ def _share_model(joined: Joined, schema: jobs.ModelSchema, params: Tensors, priv
     machine.schema.set(schema.kept)
     names = agree_on_model(client, schema, list(private), member.role.rank, member.role.simulator_ranks[0])
     if member.leads:
-        client.update_global_params(params, list(schema.kept))
+        client.update_global_params(params, list(schema.kept), schema.layers)
     if names:
         with closing(DataClient(joined.addresses, keys, machine.store)) as data:
             private = spread_private_start(client, data, names, private, machine.schema)

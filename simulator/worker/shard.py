@@ -142,7 +142,9 @@ class Shard:
         self._rows = TouchedRows(model)
         self._evaluation = Evaluation(model, changes=personalises(algorithm))
         self._groups_of_users = GroupTests(model, self._evaluation, self._at)
-        shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
+        shapes = Shapes(
+            {n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained}, model.layers
+        )
         algorithm.check(shapes)
         for each in self._is.filters:
             each.check(shapes)
@@ -159,7 +161,7 @@ class Shard:
         private = {name: model.specs[name] for name in model.private}
         self.where = f"{type(self._is.trainer).__name__}.tests_together"
         together = examples_together(self._is.trainer, algorithm, model)
-        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs, together)
+        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs, model.layers, together)
 
     def _attach(self, job: jobs.Attach) -> None:
         self._hold(SharedArrays(self._is.params_fd, job.arrays))
