@@ -319,7 +319,7 @@ def private_and_optional():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_folder_named_exists(page):
     names = [name for name in spans(page.read_text(encoding="utf-8")) if re.fullmatch(r"[a-z_]+/", name)]
-    made = {"train/", "test/", "tensorboard/"}
+    made = {"train/", "test/", "tensorboard/", "all_data/", "raw/"}
     houses = (ROOT, ROOT / "scheduler", ROOT / "simulator")
     there = {name for name in names for house in houses if (house / name).is_dir()}
     assert set(names) - made - there == set()
