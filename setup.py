@@ -37,7 +37,9 @@ setup(
     packages=find_packages(include=[f"{top}{rooms}" for top in TOP for rooms in ("", ".*")]),
     package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
     py_modules=[],
-    entry_points={"console_scripts": ["flsim-prepare=lm_data.prepare:main"]},
+    entry_points={
+        "console_scripts": ["flsim-prepare=lm_data.prepare:main", "flsim-partition=reader.partition.command:main"]
+    },
     install_requires=[
         "paddlepaddle>=3.0,<4",
         "grpcio>=1.62",

@@ -61,17 +61,13 @@ def _records(path: Path, classes: Sequence[int]) -> np.ndarray[tuple[int, int], 
     """The records of a file, uint8 (n, labels + 3072)."""
     content, length = read_all(path), len(classes) + _BYTES
     if not content or len(content) % length:
-        raise DataError(
-            f"{path}: {len(content)} bytes, which are no whole records of {length}: cut off, or another form"
-        )
+        raise DataError(f"{path}: {len(content)} bytes are no whole records of {length}: cut off, or another form")
     rows = np.frombuffer(content, np.uint8).reshape(-1, length)
     for place, limit in enumerate(classes):
         wrong = rows[:, place] >= limit
         if wrong.any():
             record = int(np.argmax(wrong))
-            raise DataError(
-                f"{path}: record {record} (from 0) has label {rows[record, place]}; 0 to {limit - 1} can be"
-            )
+            raise DataError(f"{path}: record {record} (from 0) has label {rows[record, place]}, not 0 to {limit - 1}")
     return rows
 
 

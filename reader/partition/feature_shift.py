@@ -40,14 +40,16 @@ class FeatureShift(Partitioner):
     def deal(self, examples: PlainSet, users: int | None, rng: np.random.Generator) -> list[Int64]:
         """See `Partitioner.deal`."""
         if self.rotations and (examples.x.ndim < 3 or examples.x.shape[-1] != examples.x.shape[-2]):
-            raise BadInput(
-                f"rotations: {examples.where} has x of shape {examples.x.shape[1:]}, which are no square images"
-            )
+            raise BadInput(f"rotations: {examples.where} has x of shape {examples.x.shape[1:]}, no square images")
         return PARTITIONERS.make(self.base).deal(examples, users, rng)
 
     def uids(self, examples: PlainSet, users: int) -> list[str]:
         """See `Partitioner.uids`."""
         return PARTITIONERS.make(self.base).uids(examples, users)
+
+    def deal_tests(self, tests: PlainSet) -> list[tuple[str, Int64]] | None:
+        """See `Partitioner.deal_tests`."""
+        return PARTITIONERS.make(self.base).deal_tests(tests)
 
     @property
     def float_examples(self) -> bool:
@@ -62,7 +64,8 @@ class FeatureShift(Partitioner):
             return x
         scaled = x.astype(np.float32) / 255 if x.dtype == np.uint8 else x
         deviation = np.float32(np.sqrt(self.noise * (number + 1) / users))
-        return scaled + deviation * rng.standard_normal(x.shape, np.float32)
+        noisy: Array = scaled + deviation * rng.standard_normal(x.shape, np.float32)
+        return noisy
 
 
 def turned(x: Array, degrees: float) -> Array:
@@ -79,8 +82,7 @@ def turned(x: Array, degrees: float) -> Array:
     padded = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(1, 1), (1, 1)]).astype(np.float32)
     made = np.zeros(x.shape, np.float32)
     for r, c in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        part = (1 - np.abs(rows - top - r)) * (1 - np.abs(columns - left - c))
-        made += (
-            part.astype(np.float32) * padded[..., np.clip(top + r + 1, 0, side + 1), np.clip(left + c + 1, 0, side + 1)]
-        )
+        part = ((1 - np.abs(rows - top - r)) * (1 - np.abs(columns - left - c))).astype(np.float32)
+        at_row, at_column = np.clip(top + r + 1, 0, side + 1), np.clip(left + c + 1, 0, side + 1)
+        made += part * padded[..., at_row, at_column]
     return made if x.dtype.kind == "f" else np.rint(made).astype(x.dtype)

@@ -117,7 +117,8 @@ class Pathological(Partitioner):
         number, labels = wanted(users, examples), rows_by_label(examples, rng)
         if self.num_classes_per_partition > len(labels):
             raise BadInput(
-                f"num_classes_per_partition is {self.num_classes_per_partition}; {examples.where} has {len(labels)} labels"
+                f"num_classes_per_partition is {self.num_classes_per_partition}; {examples.where} has "
+                f"{len(labels)} labels"
             )
         has = np.zeros((number, len(labels)), bool)
         for user in range(number):

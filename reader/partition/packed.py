@@ -5,14 +5,14 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from reader.reader_base import DataError
 
 
 def opened(path: Path) -> IO[bytes]:
     """A file to read from; .gz is unpacked on the way."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return cast(IO[bytes], gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
 
 
 def read_all(path: Path) -> bytes:

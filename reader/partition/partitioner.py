@@ -40,6 +40,10 @@ class Partitioner(ABC):
         width = max(4, len(str(users - 1)))
         return [f"user{number:0{width}d}" for number in range(users)]
 
+    def deal_tests(self, tests: PlainSet) -> list[tuple[str, Int64]] | None:
+        """Whose the examples of the set's own test set are, uid and rows; None: nobody's in particular."""
+        return None
+
     def changed(self, x: Array, number: int, users: int, rng: np.random.Generator) -> Array:
         """The examples of a user as it sees them; most partitioners leave them as they are.
 

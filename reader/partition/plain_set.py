@@ -97,13 +97,10 @@ def pooled(source: Source) -> Source:
     train, test = source.train, source.test
     if test is None:
         raise DataError(f"{train.where} has no test set of its own that could be pooled with the rest")
-    both = {
-        name: np.concatenate([train.columns[name], test.columns[name]]) for name in train.columns.keys() & test.columns
+    columns = {
+        name: np.concatenate([values, test.columns[name]])
+        for name, values in train.columns.items()
+        if name in test.columns
     }
-    joined = replace(
-        train,
-        x=np.concatenate([train.x, test.x]),
-        y=np.concatenate([train.y, test.y]),
-        columns=dict(sorted(both.items())),
-    )
-    return Source(joined, None, source.classes)
+    x, y = np.concatenate([train.x, test.x]), np.concatenate([train.y, test.y])
+    return Source(replace(train, x=x, y=y, columns=columns), None, source.classes)

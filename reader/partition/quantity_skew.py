@@ -67,7 +67,7 @@ class PowerLaw(_BySize):
         """See `_BySize.weights`."""
         # By the logarithm: an exponent close to 1 leaves what a float64 holds.
         logs = rng.exponential(size=users) / (self.exponent - 1)
-        return np.exp(logs - logs.max())
+        return np.asarray(np.exp(logs - logs.max()))
 
 
 @register_partitioner("log-normal")
@@ -90,7 +90,7 @@ class LogNormal(_BySize):
     def weights(self, users: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """See `_BySize.weights`."""
         logs = self.sigma * rng.standard_normal(users)
-        return np.exp(logs - logs.max())
+        return np.asarray(np.exp(logs - logs.max()))
 
 
 @register_partitioner("quantity-dirichlet")
@@ -118,7 +118,7 @@ class QuantityDirichlet(_BySize):
 def shared_out(n: int, weights: npt.NDArray[np.float64]) -> Int64:
     """N things in proportion to weights, by largest remainder; of equal ones, the first."""
     exact = n * (weights / weights.sum())
-    sizes = np.floor(exact).astype(np.int64)
+    sizes: Int64 = np.floor(exact).astype(np.int64)
     order = np.argsort(sizes - exact, kind="stable")
     sizes[order[: n - int(sizes.sum())]] += 1
     return sizes

@@ -12,8 +12,8 @@ from reader.partition.table_files import csv_set, npz_sets
 from reader.reader_base import DataError
 
 _WANTED = (
-    "IDX files (train-images-idx3-ubyte and so on, .gz or not), CIFAR's binary version (data_batch_1.bin, or train.bin), "
-    "an NPZ file with x and y, or a CSV file"
+    "IDX files (train-images-idx3-ubyte and so on, .gz or not), CIFAR's binary version (data_batch_1.bin, or train.bin)"
+    ", an NPZ file with x and y, or a CSV file"
 )
 
 

@@ -118,9 +118,7 @@ def _numbered(path: Path, labels: Sequence[str], names: Sequence[str] | None) ->
     number = {name: place for place, name in enumerate(known)}
     for row, label in enumerate(labels):
         if label not in number:
-            raise DataError(
-                f"{path}: example {row} (from 0) has label {label!r}, which the training file does not have"
-            )
+            raise DataError(f"{path}: example {row} (from 0) has label {label!r}, which is not in the training file")
     return np.array([number[label] for label in labels], np.int64), known
 
 
