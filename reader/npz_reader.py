@@ -23,7 +23,14 @@ class NpzReader(ReaderBase):
     `y`, the label of each, whole numbers (n,); and `shift` and `factor`, numbers that fit each example of x.
 
     A user's examples are "x", float32 (n, ...): (x - shift) * factor, and "y", int64 (n,).
+
+    Args:
+        shape: that each example must have; () if any will do.
+        classes: how many labels there are; None if any will do.
     """
+
+    def __init__(self, shape: tuple[int, ...] = (), classes: int | None = None) -> None:
+        self.shape, self.classes = shape, classes
 
     def files(self, day: Path, split: str) -> list[Path]:
         """As `ReaderBase.files`, NPZ only."""
@@ -36,6 +43,10 @@ class NpzReader(ReaderBase):
             DataError: the file cannot be read, or its arrays do not fit each other.
         """
         uids, counts, x, y, shift, factor = _checked(path)
+        if self.shape and x.shape[1:] != self.shape:
+            raise DataError(f"{path}: examples have the shape {x.shape[1:]}, but the model takes {self.shape}")
+        if self.classes is not None and y.size and int(y.max()) >= self.classes:
+            raise DataError(f"{path}: y holds the label {int(y.max())}, but the model has {self.classes} classes")
         ends = np.cumsum(counts)
         for uid, end, count in zip(uids, ends, counts, strict=True):
             mine = slice(int(end - count), int(end))

@@ -1,16 +1,18 @@
 """Plain sets become users: what is read, who gets what, and the day folders that are written.
 
-Only the command and tests import this: readers, which travel to worker processes, have nothing of it.
+What readers are made of has nothing of this: they travel to worker processes.
 """
 
+from reader.partition.command import Order, lay_out
 from reader.partition.feature_shift import FeatureShift
 from reader.partition.label_amounts import Distribution
 from reader.partition.label_skew import Dirichlet, Pathological, Shard
+from reader.partition.laid_out import laid_out
 from reader.partition.natural_id import NaturalId
 from reader.partition.partitioner import PARTITIONERS, Partitioner, register_partitioner
 from reader.partition.plain_set import PlainSet, Source
 from reader.partition.quantity_skew import Iid, LogNormal, PowerLaw, QuantityDirichlet
-from reader.partition.sources import read_source
+from reader.partition.sources import holds_plain_set, read_source
 
 __all__ = [
     "PARTITIONERS",
@@ -20,6 +22,7 @@ __all__ = [
     "Iid",
     "LogNormal",
     "NaturalId",
+    "Order",
     "Partitioner",
     "Pathological",
     "PlainSet",
@@ -27,6 +30,9 @@ __all__ = [
     "QuantityDirichlet",
     "Shard",
     "Source",
+    "holds_plain_set",
+    "laid_out",
+    "lay_out",
     "read_source",
     "register_partitioner",
 ]

@@ -73,9 +73,12 @@ def in_words(dealt: Dealt) -> str:
     apart = (np.abs(counts / sizes[:, None] - mix).sum(axis=1) / 2).mean()
     there, tested = len(dealt.source.train), sum(len(user.rows) for user in dealt.test)
     left = there - int(sizes.sum()) - (tested if dealt.test_set is dealt.source.train else 0)
-    return (
-        f"{sizes.sum():,} examples of {len(sizes):,} users: {sizes.min():,} to {sizes.max():,} each, median "
-        f"{np.median(sizes):g}; {labels.min()} to {labels.max()} of {dealt.source.classes} labels, {labels.mean():.1f} "
-        f"on average; {apart:.2f} apart from all users' mix of labels (0 alike, 1 nothing in common); {left:,} left out; "
-        f"tested on {tested:,} examples of {len(dealt.test):,} users"
+    parts = (
+        f"{sizes.sum():,} examples of {len(sizes):,} users: {sizes.min():,} to {sizes.max():,} each, "
+        f"median {np.median(sizes):g}",
+        f"{labels.min()} to {labels.max()} of {dealt.source.classes} labels, {labels.mean():.1f} on average",
+        f"{apart:.2f} apart from all users' mix of labels (0 alike, 1 nothing in common)",
+        f"{left:,} left out",
+        f"tested on {tested:,} examples of {len(dealt.test):,} users",
     )
+    return "; ".join(parts)

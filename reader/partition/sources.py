@@ -17,6 +17,11 @@ _WANTED = (
 )
 
 
+def holds_plain_set(data: Path) -> bool:
+    """Whether a folder has IDX files of images to train on."""
+    return data.is_dir() and idx_images(data, "train") is not None
+
+
 def read_source(data: Path, label: str = "", columns: Sequence[str] = (), classes: int | None = None) -> Source:
     """The plain set of a file, or of a folder with its files.
 
