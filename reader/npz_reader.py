@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from reader.npz_arrays import npz_arrays
 from reader.reader_base import DataError, Examples, ReaderBase
 
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_NAMES = ("uids", "counts", "x", "y", "shift", "factor")
 
 
 class NpzReader(ReaderBase):
@@ -60,7 +59,10 @@ class NpzReader(ReaderBase):
 
 def _checked(path: Path) -> tuple[list[str], npt.NDArray[np.int64], Any, Any, Any, Any]:
     """The arrays of a file, which fit each other."""
-    arrays = _arrays(path)
+    arrays = npz_arrays(path)
+    missing = [name for name in _NAMES if name not in arrays]
+    if missing:
+        raise DataError(f"{path}: no array {missing[0]!r}; make it with python -m reader.partition")
     uids, counts, x, y = arrays["uids"], arrays["counts"], arrays["x"], arrays["y"]
     for name, kinds, axes in (("uids", "U", 1), ("counts", "iu", 1), ("y", "iu", 1)):
         array = arrays[name]
@@ -86,17 +88,3 @@ def _checked(path: Path) -> tuple[list[str], npt.NDArray[np.int64], Any, Any, An
     if y.size and int(y.min()) < 0:
         raise DataError(f"{path}: y holds the label {int(y.min())}; labels begin at 0")
     return names, counts.astype(np.int64), x, y, scale[0], scale[1]
-
-
-def _arrays(path: Path) -> Mapping[str, npt.NDArray[Any]]:
-    names = ("uids", "counts", "x", "y", "shift", "factor")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in names if not isinstance(file, Mapping) or name not in file]
-            if missing:
-                raise DataError(f"{path}: no array {missing[0]!r}; make it with python -m reader.partition")
-            return {name: file[name] for name in names}
-    except DataError:
-        raise
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as NPZ: {' '.join(str(error).split())}") from error

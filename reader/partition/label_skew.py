@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from protos.errors import BadInput
 from reader.partition.partitioner import (
@@ -49,9 +50,9 @@ class Dirichlet(Partitioner):
     def deal(self, examples: PlainSet, users: int | None, rng: np.random.Generator) -> list[Int64]:
         """See `Partitioner.deal`."""
         number = wanted(users, examples)
-        alphas = np.broadcast_to(np.asarray(self.alpha, np.float64), (number,)) if self._fits(number) else np.empty(0)
+        alphas = np.asarray(self.alpha if isinstance(self.alpha, tuple) else (self.alpha,) * number)
         if len(alphas) != number:
-            raise BadInput(f"alpha is a list of {np.size(self.alpha)}; there are {number} users")
+            raise BadInput(f"alpha is a list of {len(alphas)}; there are {number} users")
         if self.min_partition_size * number > len(examples):
             raise BadInput(
                 f"min_partition_size is {self.min_partition_size}; {number} users cannot have so many "
@@ -74,10 +75,7 @@ class Dirichlet(Partitioner):
         cut = [dealt_by_counts(rows, row) for (_, rows), row in zip(labels, counts, strict=True)]
         return [np.concatenate([pieces[user] for pieces in cut]) for user in range(number)]
 
-    def _fits(self, users: int) -> bool:
-        return not isinstance(self.alpha, tuple) or len(self.alpha) == users
-
-    def _draw(self, sizes: list[int], alphas: np.ndarray, rng: np.random.Generator) -> Int64:
+    def _draw(self, sizes: list[int], alphas: npt.NDArray[np.float64], rng: np.random.Generator) -> Int64:
         """How many of each label each user gets, (labels, users)."""
         counts = np.zeros((len(sizes), len(alphas)), np.int64)
         even = sum(sizes) / len(alphas)

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import csv
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from reader.npz_arrays import npz_arrays
 from reader.partition.packed import read_lines
 from reader.partition.plain_set import Array, Int64, PlainSet
 from reader.reader_base import DataError
-
-
-def npz_arrays(path: Path) -> dict[str, Array]:
-    """All arrays of an NPZ file; objects, which are pickles, are refused.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, Mapping):
-                raise DataError(f"{path}: one array, not an NPZ file with x and y")
-            return {name: file[name] for name in file}
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise DataError(f"{path}: cannot be read as NPZ: {' '.join(str(error).split())}") from error
 
 
 def npz_sets(path: Path, label: str) -> tuple[PlainSet, PlainSet | None]:
