@@ -86,9 +86,10 @@ class Dirichlet(Partitioner):
                 total = share.sum()
                 # All who may still get something drew a share of nothing: an even one.
                 share = share / total if total > 0 else np.full(len(alphas), 1 / len(alphas))
-            ends = (np.cumsum(share) * size).astype(np.int64)
-            ends[-1] = size
-            counts[label] = np.diff(np.minimum(ends, size), prepend=0)
+            ends = np.cumsum(share)
+            # So that the last who draws anything ends at 1 exactly, and nobody after it gets what rounding leaves.
+            ends = (ends / ends[-1] * size).astype(np.int64)
+            counts[label] = np.diff(ends, prepend=0)
         return counts
 
 
