@@ -66,13 +66,13 @@ class Hand:
 
 def _distance(points: Array) -> Array:
     """How far each pixel is from the nearest of the lines that join points, (28, 28)."""
+    # A point (right, down) is the complex number right + i down.
     down, right = np.mgrid[:SIDE, :SIDE]
-    pixels = np.stack([right, down], axis=-1).reshape(-1, 1, 2)
-    begin, along = points[:-1], np.diff(points, axis=0)
-    length = np.maximum((along**2).sum(axis=1), 1e-9)
-    part = np.clip(((pixels - begin) * along).sum(axis=2) / length, 0, 1)  # (784, lines)
-    nearest = begin + part[..., None] * along
-    return np.asarray(np.sqrt(((pixels - nearest) ** 2).sum(axis=2)).min(axis=1).reshape(SIDE, SIDE))
+    pixels = (right + 1j * down).reshape(-1, 1)
+    joined = points[:, 0] + 1j * points[:, 1]
+    begin, along = joined[:-1], np.diff(joined)
+    part = np.clip(((pixels - begin) * along.conj()).real / np.maximum(abs(along) ** 2, 1e-9), 0, 1)  # (784, lines)
+    return np.asarray(abs(pixels - begin - part * along).min(axis=1).reshape(SIDE, SIDE))
 
 
 def _write_idx(path: Path, values: npt.NDArray[np.uint8]) -> None:
