@@ -370,11 +370,7 @@ def test_the_small_set_of_digits_is_one_that_is_read(tmp_path, monkeypatch, temp
     monkeypatch.syspath_prepend(ROOT / "examples")
     import make_data
 
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        make_data.make("digits", tmp_path / name, seed)
-    one, same, other = (content(tmp_path / name) for name in "abc")
-    assert one == same
-    assert one != other
+    make_data.make("digits", tmp_path / "a")
     out = laid_out(tmp_path / "a", Order("natural-id('writers')", test_share=0.25))
     users = users_of(out, "20200101", "train")
     assert len(users) == 24

@@ -77,4 +77,4 @@ def _distance(points: Array) -> Array:
 
 def _write_idx(path: Path, values: npt.NDArray[np.uint8]) -> None:
     header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
-    path.write_bytes(gzip.compress(header + values.tobytes(), mtime=0))
+    path.write_bytes(gzip.compress(header + values.tobytes(), 6, mtime=0))
