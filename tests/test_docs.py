@@ -312,8 +312,15 @@ def test_every_file_named_exists(page, alone):
 
 
 def private_and_optional():
-    """Files that only some runs have: of algorithms, callbacks, private parameters, LEAF's validation data."""
-    return {"params/private/UID.npz", "params/final.GROUP.npz", "params/best.npz", "params/best.json", "val_data.json"}
+    """Files that only some runs have: of algorithms, callbacks, private parameters, sets that are dealt out, LEAF."""
+    return {
+        "partition.json",
+        "params/private/UID.npz",
+        "params/final.GROUP.npz",
+        "params/best.npz",
+        "params/best.json",
+        "val_data.json",
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -336,9 +343,10 @@ def flags(kind=Settings):
 
 @cache
 def tool_options():
-    """Options of lm_data/prepare.py, of the foreign programs, and of the examples' own settings."""
-    source = (ROOT / "lm_data" / "prepare.py").read_text(encoding="utf-8")
-    own = set(re.findall(r'add_argument\("(--[a-z-]+)"', source))
+    """Options of the tools that prepare data, of the foreign programs, and of the examples' own settings."""
+    tools = (ROOT / "lm_data" / "prepare.py", ROOT / "reader" / "partition" / "command.py")
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in tools)
+    own = set(re.findall(r'add_argument\("(--[a-z-]+)"', sources))
     examples = {f"--{name}" for name in re.findall(r"^    (\w+): \w+ = Field\(", programs()["my_prox.py"], re.M)}
     return own | examples | set().union(*FOREIGN_OPTIONS.values())
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 import xml.etree.ElementTree as ET
 from itertools import pairwise
@@ -13,7 +14,7 @@ from running import ROOT
 
 from protos.errors import BadInput
 from reader import DataError, NpzReader
-from reader.partition import Order, laid_out
+from reader.partition import PARTITIONERS, Order, laid_out
 from reader.partition.command import main
 from reader.partition.dealing import train_count
 from simulator.days import list_days
@@ -269,6 +270,19 @@ def test_help_lists_all_partitioners(capsys):
     said = capsys.readouterr().out
     assert end.value.code == 0
     assert "dirichlet(alpha, min_partition_size=10, self_balancing=False)" in said
+
+
+def test_the_page_has_all_partitioners_as_they_are_written():
+    page = (ROOT / "docs" / "partitioning.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([a-z-]+\b.*?)` \|", page, re.M)) >= {how for how, _ in PARTITIONERS.table()}
+
+
+def test_splits_of_the_page_are_choices():
+    page = (ROOT / "docs" / "partitioning.md").read_text(encoding="utf-8")
+    written = re.findall(r'--partitioner "(.+?)"', page)
+    assert len(written) == 5
+    for choice in written:
+        PARTITIONERS.make(choice)
 
 
 # ---- the reader ----
