@@ -16,6 +16,7 @@ from scheduler.state.rounds import TRAIN
 from simulator.checkpoints.files import FOLDER
 from simulator.checkpoints.private_saver import PrivateSaver
 from simulator.checkpoints.resume import Resumed, agree_on_checkpoint
+from simulator.days import check_days, day_folder
 from simulator.exchange.peer_group import PeerGroup
 from simulator.exchange.peer_sums import PeerSums
 from simulator.exchange.transport import Exchanged, InMemory, Streamed, Transport, use_memory
@@ -84,7 +85,7 @@ class Modelled:
                 logger.warning("--cache is not used: %s", error)
         if member.leads:
             data = member.settings.data
-            files = tuple(member.task.reader.files(data / self.joined.layout.days[0], TRAIN))
+            files = tuple(member.task.reader.files(day_folder(data, self.joined.layout.days[0]), TRAIN))
             kept = None if cache is None else cache.prepared(files)
             told = machine.pool.ask(jobs.Prepare(data, files, kept)).encode()
         posted = member.client.exchange("reader", told)
@@ -121,6 +122,7 @@ def join(machine: Machine) -> Joined:
     client, endings = member.client, member.endings
     client.watch(endings.run_ended, endings.run_stops)
     layout = client.register(machine.info)
+    check_days(layout.days)
     machine.pool.ask_all(jobs.Connect(addresses_of(layout), member.role.keys))
     resumed = agree_on_checkpoint(client, member.output / FOLDER) if member.resumed else None
     return Joined(machine, layout, resumed)
