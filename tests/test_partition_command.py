@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from plain_sets import idx_folder, images, numbers, write_csv, write_idx
-from running import ROOT
+from running import ROOT, run
 
 from protos.errors import BadInput
 from reader import DataError, NpzReader
@@ -279,10 +279,20 @@ def test_the_page_has_all_partitioners_as_they_are_written():
 
 def test_splits_of_the_page_are_choices():
     page = (ROOT / "docs" / "partitioning.md").read_text(encoding="utf-8")
-    written = re.findall(r'--partitioner "(.+?)"', page)
+    written = [each for each in re.findall(r'--partitioner "(.+?)"', page) if not each.startswith("by-brightness")]
     assert len(written) == 5
     for choice in written:
         PARTITIONERS.make(choice)
+
+
+def test_the_page_s_own_partitioner_deals_from_dark_to_bright(mnist, tmp_path):
+    page = (ROOT / "docs" / "partitioning.md").read_text(encoding="utf-8")
+    script = tmp_path / "my_partition.py"
+    script.write_text(re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)[1], encoding="utf-8")
+    run(script, mnist, tmp_path / "out", "--partitioner", "by-brightness", "--users", 3, "--test-share", 0)
+    light = [user["x"].mean(axis=(1, 2, 3)) for user in users_of(tmp_path / "out", "20200101", "train").values()]
+    assert [len(each) for each in light] == [40] * 3
+    assert light[0].max() <= light[1].min() <= light[1].max() <= light[2].min()
 
 
 # ---- the reader ----
