@@ -91,11 +91,12 @@ def test_damaged_images_are_refused(mnist, content, said):
 def test_whatever_an_idx_file_holds_it_is_an_array_or_one_line(tmp_path_factory, place, value, cut):
     path = tmp_path_factory.getbasetemp() / "fuzzed"
     path.write_bytes((WHOLE[:place] + bytes([value]) + WHOLE[place + 1 :])[:cut])
+    said = ""
     try:
         read_idx(path)
     except DataError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
+        said = str(error)
+    assert not said or (str(path) in said and "\n" not in said)
 
 
 def test_labels_out_of_range_are_refused(mnist):
