@@ -14,9 +14,9 @@ from running import ROOT, run
 
 from protos.errors import BadInput
 from reader import DataError, NpzReader
-from reader.partition import PARTITIONERS, Order, laid_out
+from reader.partition import PARTITIONERS, Order, Partitioner, laid_out, read_source
 from reader.partition.command import main
-from reader.partition.dealing import train_count
+from reader.partition.dealing import deal_out, train_count
 from simulator.days import list_days
 from simulator.settings import read_settings
 
@@ -173,6 +173,32 @@ def test_what_was_done_is_written_down(mnist, tmp_path):
     assert (said["seed"], said["classes"], said["shape"]) == (7, 4, [1, 6, 6])
     assert {uid: len(user["y"]) for uid, user in users_of(out, "20200101", "train").items()} == said["train"]
     assert sum(said["train"].values()) == 120
+
+
+@pytest.mark.parametrize(
+    ("dealt", "uids", "said"),
+    [
+        ([[0, 1], [1]], ["a", "b"], "Own gives row 1 to 2 users"),
+        ([[0, 0]], ["a"], "Own gives row 0 to 2 users"),
+        ([[0], []], ["a", "b"], "Own gives 'b' 0 rows"),
+        ([[0], [-1]], ["a", "b"], "Own gives 'b' 1 rows, not some of 0 to 119"),
+        ([[0], [120]], ["a", "b"], "Own gives 'b' 1 rows, not some of 0 to 119"),
+        ([[0], [1]], ["a", "a"], "Own names 1 different users for 2 parts"),
+        ([[0], [1]], ["a"], "Own names 1 different users for 2 parts"),
+        ([], [], "Own names 0 different users for 0 parts"),
+    ],
+)
+def test_a_partitioner_of_anybody_s_is_held_to_what_it_must_give(mnist, dealt, uids, said):
+    class Own(Partitioner):
+        def deal(self, examples, users, rng):
+            return [np.array(rows, np.int64) for rows in dealt]
+
+        def uids(self, examples, users):
+            return uids
+
+    with pytest.raises(BadInput) as caught:
+        deal_out(read_source(mnist), Own(), None, 0.5, 0)
+    assert str(caught.value).startswith(said)
 
 
 # ---- picture and words ----
