@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from protos.errors import BadInput
 from reader import DataError, NpzReader
 from reader.partition import Order, holds_plain_set, laid_out
+from scheduler import BadInput
 from simulator import FLSimRoleMaker, Settings, SimulationFramework, parse_settings
 from trainer import TrainerBase
 

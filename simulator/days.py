@@ -47,3 +47,13 @@ def check_days(days: Sequence[str]) -> None:
 def day_folder(data: Path, date: str) -> Path:
     """Where the files of a day are."""
     return data if date == UNDATED else data / date
+
+
+def held_folders(data: Path) -> list[Path]:
+    """The folders that hold the files of all days, and nothing else.
+
+    Raises:
+        BadInput: as `list_days`.
+    """
+    days = list_days(data)
+    return [data / name for name in (_SPLITS if days == [UNDATED] else days)]

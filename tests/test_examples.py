@@ -215,6 +215,31 @@ def test_the_bag_of_words_is_a_linear_layer_on_counts():
     assert model(paddle.to_tensor([[3]])).numpy().tolist() == [bias.tolist()]
 
 
+def test_the_scale_of_pixels_is_taken_out_by_the_first_batch_norm():
+    """LEAF's pixels of 0 to 255 and TensorFlow's epsilon of 0.001 give the same logits and gradients."""
+    import paddle
+
+    paddle.seed(0)
+    model = importlib.import_module("celeba_model").make()
+    images = np.random.default_rng(1).integers(0, 256, (3, 3, 84, 84), np.uint8)
+    batch = {"x": paddle.to_tensor(images), "y": paddle.to_tensor([0, 1, 1])}
+
+    def look():
+        loss, _ = model.loss(batch)
+        loss.backward()
+        found = [float(loss), *(p.grad.numpy() for p in model.parameters() if not p.stop_gradient)]
+        model.clear_gradients()
+        return found
+
+    ours = look()
+    model.layers[0].forward = lambda x: x.astype("float32")
+    model.layers[2]._epsilon = 1e-3
+    leafs = look()
+    # Of the convolution's bias the gradient is 0 but for the rounding.
+    for one, two in zip(ours, leafs, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
+
+
 def test_faces_are_normed_by_their_batch_in_tests_too():
     """As in LEAF: two images do to each other what one alone does not."""
     import paddle

@@ -10,13 +10,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from plain_sets import idx_folder, images, numbers, write_csv, write_idx
-from running import ROOT
+from running import ROOT, run
 
 from protos.errors import BadInput
 from reader import DataError, NpzReader
-from reader.partition import PARTITIONERS, Order, laid_out
+from reader.partition import PARTITIONERS, Order, Partitioner, laid_out, read_source
 from reader.partition.command import main
-from reader.partition.dealing import train_count
+from reader.partition.dealing import deal_out, train_count
 from simulator.days import list_days
 from simulator.settings import read_settings
 
@@ -175,6 +175,32 @@ def test_what_was_done_is_written_down(mnist, tmp_path):
     assert sum(said["train"].values()) == 120
 
 
+@pytest.mark.parametrize(
+    ("dealt", "uids", "said"),
+    [
+        ([[0, 1], [1]], ["a", "b"], "Own gives row 1 to 2 users"),
+        ([[0, 0]], ["a"], "Own gives row 0 to 2 users"),
+        ([[0], []], ["a", "b"], "Own gives 'b' 0 rows"),
+        ([[0], [-1]], ["a", "b"], "Own gives 'b' 1 rows, not some of 0 to 119"),
+        ([[0], [120]], ["a", "b"], "Own gives 'b' 1 rows, not some of 0 to 119"),
+        ([[0], [1]], ["a", "a"], "Own names 1 different users for 2 parts"),
+        ([[0], [1]], ["a"], "Own names 1 different users for 2 parts"),
+        ([], [], "Own names 0 different users for 0 parts"),
+    ],
+)
+def test_a_partitioner_of_anybody_s_is_held_to_what_it_must_give(mnist, dealt, uids, said):
+    class Own(Partitioner):
+        def deal(self, examples, users, rng):
+            return [np.array(rows, np.int64) for rows in dealt]
+
+        def uids(self, examples, users):
+            return uids
+
+    with pytest.raises(BadInput) as caught:
+        deal_out(read_source(mnist), Own(), None, 0.5, 0)
+    assert str(caught.value).startswith(said)
+
+
 # ---- picture and words ----
 
 
@@ -279,10 +305,20 @@ def test_the_page_has_all_partitioners_as_they_are_written():
 
 def test_splits_of_the_page_are_choices():
     page = (ROOT / "docs" / "partitioning.md").read_text(encoding="utf-8")
-    written = re.findall(r'--partitioner "(.+?)"', page)
+    written = [each for each in re.findall(r'--partitioner "(.+?)"', page) if not each.startswith("by-brightness")]
     assert len(written) == 5
     for choice in written:
         PARTITIONERS.make(choice)
+
+
+def test_the_page_s_own_partitioner_deals_from_dark_to_bright(mnist, tmp_path):
+    page = (ROOT / "docs" / "partitioning.md").read_text(encoding="utf-8")
+    script = tmp_path / "my_partition.py"
+    script.write_text(re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)[1], encoding="utf-8")
+    run(script, mnist, tmp_path / "out", "--partitioner", "by-brightness", "--users", 3, "--test-share", 0)
+    light = [user["x"].mean(axis=(1, 2, 3)) for user in users_of(tmp_path / "out", "20200101", "train").values()]
+    assert [len(each) for each in light] == [40] * 3
+    assert light[0].max() <= light[1].min() <= light[1].max() <= light[2].min()
 
 
 # ---- the reader ----

@@ -288,6 +288,13 @@ def test_natural_ids_are_users_of_that_name():
     assert "--users 2: 'who' has 3 values" in refused("natural-id('who')", examples, 2)
 
 
+@pytest.mark.parametrize("who", ["", "a\x01b", "x" * 1025])
+def test_what_cannot_be_a_uid_is_refused(who):
+    said = refused("natural-id('who')", plain([0, 1, 0], who=["a", "b", who]))
+    assert "the set: example 2 (from 0) has" in said
+    assert "which cannot be a uid" in said
+
+
 # ---- feature shift ----
 
 

@@ -4,6 +4,8 @@ import gzip
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from plain_sets import cifar10_records, idx_bytes, idx_folder, images, write_csv, write_idx
 
 from reader import DataError
@@ -71,6 +73,8 @@ WHOLE = idx_bytes(images(12))
         (gzip.compress(WHOLE[:-1]), "cut off: its header says (12, 6, 6), 432 bytes, but 431 are there"),
         (gzip.compress(WHOLE + b"\0"), "its header says (12, 6, 6), 432 bytes, but there are more"),
         (gzip.compress(WHOLE)[:-9], "cannot be read"),
+        (gzip.compress(WHOLE[:4] + b"\xff" * 12 + WHOLE[16:]), "cut off: its header says (4294967295, 4294967295, "),
+        (gzip.compress(b"\0\0\x08\xff" + WHOLE[4:]), "not an IDX file: it begins with 00 00 08 ff"),
         (WHOLE, "cannot be read: Not a gzipped file"),
         (gzip.compress(idx_bytes(np.zeros((11, 6, 6)))), "labels of shape (12,) (uint8), but 11 images in"),
         (gzip.compress(idx_bytes(np.zeros((12, 36)))), "not images of bytes"),
@@ -81,6 +85,18 @@ def test_damaged_images_are_refused(mnist, content, said):
     message = refused(mnist)
     assert said in message
     assert str(mnist / "train-") in message
+
+
+@given(place=st.integers(0, len(WHOLE) - 1), value=st.integers(0, 255), cut=st.integers(0, len(WHOLE)))
+def test_whatever_an_idx_file_holds_it_is_an_array_or_one_line(tmp_path_factory, place, value, cut):
+    path = tmp_path_factory.getbasetemp() / "fuzzed"
+    path.write_bytes((WHOLE[:place] + bytes([value]) + WHOLE[place + 1 :])[:cut])
+    said = ""
+    try:
+        read_idx(path)
+    except DataError as error:
+        said = str(error)
+    assert not said or (str(path) in said and "\n" not in said)
 
 
 def test_labels_out_of_range_are_refused(mnist):

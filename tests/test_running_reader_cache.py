@@ -129,6 +129,26 @@ def test_a_cache_among_the_data_is_refused(data, place):
     check_cache(Settings(data=data))
 
 
+@pytest.mark.parametrize("place", ["data", "data/train", "data/test/deep"])
+def test_a_cache_among_data_without_days_is_refused(tmp_path, place):
+    data = tmp_path / "data"
+    (data / "train").mkdir(parents=True)
+    with pytest.raises(BadInput, match="lies among the data"):
+        check_cache(Settings(data=data, cache=tmp_path / place))
+    check_cache(Settings(data=data, cache=data / "cache"))
+
+
+def test_the_files_of_data_without_days_have_a_key(tmp_path):
+    """What lies beside train/ and test/ counts, as beside day folders; what lies in folders beside them does not."""
+    data, keys = tmp_path / "data", []
+    for name in ("train/a.txt", "vocab.json", "all_data/b.txt"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("1\n")
+        cache = reader_cache(Settings(data=data, cache=tmp_path / "cache"), Lines())
+        keys.append(cache.of_day("00000000").key)
+    assert keys[0] != keys[1] == keys[2]
+
+
 def test_a_cache_that_is_a_file_is_refused(data):
     with pytest.raises(BadInput, match="is no folder"):
         check_cache(Settings(data=data, cache=data / DAY / "train.json"))

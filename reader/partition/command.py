@@ -129,7 +129,7 @@ def lay_out(data: Path, out: Path, order: Order) -> Dealt:
 
 
 def _parser() -> argparse.ArgumentParser:
-    table = "\n".join(f"  {how}\n      {what}" for how, what in PARTITIONERS.table())
+    table = "\n".join(f"  {how}\n      {what}" for how, what in sorted(PARTITIONERS.table()))
     parser = argparse.ArgumentParser(
         prog="python -m reader.partition",
         description="Make day folders of a plain set, dealt out to users; see docs/partitioning.md.",

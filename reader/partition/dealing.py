@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from protos.errors import BadInput
 from reader.partition.partitioner import Partitioner
 from reader.partition.plain_set import Int64, PlainSet, Source
 from reader.reader_base import DataError
@@ -60,14 +61,15 @@ def deal_out(source: Source, partitioner: Partitioner, users: int | None, test_s
         seed: of every random choice.
 
     Raises:
-        BadInput: the partitioner cannot do it.
-        DataError: there are no test examples, or two users have the same uid.
+        BadInput: the partitioner cannot do it, or what it gives is no dealing.
+        DataError: there are no test examples, or a user is called as those who test them.
     """
     examples = source.train
     if test_share is None and source.test is None:
         raise DataError(f"{examples.where} has no test set of its own: give --test-share, a part of each user's")
     dealt = partitioner.deal(examples, users, stream(seed, "partition"))
     uids = partitioner.uids(examples, len(dealt))
+    _check(type(partitioner).__name__, dealt, uids, len(examples))
     train, test = [], []
     for number, (uid, rows) in enumerate(zip(uids, dealt, strict=True)):
         shuffled = stream(seed, "partition order", uid).permutation(rows)
@@ -79,6 +81,18 @@ def deal_out(source: Source, partitioner: Partitioner, users: int | None, test_s
         return Dealt(source, train, test, examples)
     assert source.test is not None  # checked above
     return Dealt(source, train, _own_tests(source.test, partitioner, train), source.test)
+
+
+def _check(partitioner: str, dealt: Sequence[Int64], uids: Sequence[str], examples: int) -> None:
+    """Holds a partitioner, which may be anybody's, to what it must give."""
+    if not dealt or len(uids) != len(dealt) or len(set(uids)) != len(uids):
+        raise BadInput(f"{partitioner} names {len(set(uids))} different users for {len(dealt)} parts")
+    for uid, rows in zip(uids, dealt, strict=True):
+        if not len(rows) or rows.min() < 0 or rows.max() >= examples:
+            raise BadInput(f"{partitioner} gives {uid!r} {len(rows)} rows, not some of 0 to {examples - 1}")
+    times = np.bincount(np.concatenate(dealt), minlength=examples)
+    if times.max() > 1:
+        raise BadInput(f"{partitioner} gives row {int(times.argmax())} to {times.max()} users; one may have it")
 
 
 def train_count(count: int, test_share: float) -> int:

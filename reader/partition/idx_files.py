@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from reader.reader_base import DataError
 
 # The third byte of an IDX file: how its numbers are stored.
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_AXES = 8
+_PIECE = 1 << 20
 _IMAGES = "images?idx3-ubyte*"
 _LABELS = "labels?idx1-ubyte*"
 
@@ -27,13 +30,12 @@ def read_idx(path: Path) -> Array:
     try:
         with opened(path) as file:
             start = file.read(4)
-            if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _TYPES or not start[3]:
+            if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _TYPES or not 1 <= start[3] <= _AXES:
                 raise DataError(f"{path}: not an IDX file: it begins with {start.hex(' ') or 'nothing'}")
             kind, sizes = np.dtype(_TYPES[start[2]]), file.read(4 * start[3])
             shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4"))
             wanted = math.prod(shape) * kind.itemsize
-            # One byte more, to see whether there is more than the header says.
-            content = file.read(wanted + 1)
+            content = _up_to(file, wanted + 1)  # to see whether there is more than the header says
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if len(sizes) < 4 * start[3] or len(content) < wanted:
@@ -41,6 +43,14 @@ def read_idx(path: Path) -> Array:
     if len(content) > wanted:
         raise DataError(f"{path}: its header says {shape}, {wanted} bytes, but there are more")
     return np.frombuffer(content, kind).reshape(shape).astype(kind.newbyteorder("="))
+
+
+def _up_to(file: IO[bytes], size: int) -> bytearray:
+    """So many bytes, or all there are; memory is taken for what is there, whatever a damaged header says."""
+    content = bytearray()
+    while len(content) < size and (piece := file.read(min(_PIECE, size - len(content)))):
+        content += piece
+    return content
 
 
 def idx_images(folder: Path, part: str) -> Path | None:

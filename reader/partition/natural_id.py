@@ -10,6 +10,8 @@ from protos.errors import BadInput
 from reader.partition.partitioner import Partitioner, register_partitioner
 from reader.partition.plain_set import Int64, PlainSet
 
+_LONGEST = 1024
+
 
 @register_partitioner("natural-id")
 @dataclass(frozen=True)
@@ -45,5 +47,13 @@ class NaturalId(Partitioner):
             there = ", ".join(map(repr, examples.columns)) or "none"
             raise BadInput(f"{examples.where} has no column {self.partition_by!r}; there are: {there}")
         values, whose = np.unique(examples.columns[self.partition_by], return_inverse=True)
+        uids = [str(value) for value in values]
+        for place, uid in enumerate(uids):
+            if not uid.isprintable() or not 1 <= len(uid) <= _LONGEST:
+                row = int(np.argmax(whose == place))
+                raise BadInput(
+                    f"{examples.where}: example {row} (from 0) has {uid[:40]!r} in {self.partition_by!r}, which cannot "
+                    f"be a uid: 1 to {_LONGEST:,} letters that can be printed"
+                )
         rows = np.split(np.argsort(whose, kind="stable"), np.cumsum(np.bincount(whose))[:-1])
-        return [str(value) for value in values], rows
+        return uids, rows

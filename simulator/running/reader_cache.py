@@ -12,7 +12,7 @@ from typing import Any
 from protos.errors import BadInput
 from scheduler.state.rounds import TEST, TRAIN
 from simulator.contracts import Reader
-from simulator.days import day_folder, list_days
+from simulator.days import day_folder, held_folders
 from simulator.running.reader_sources import NoSource, PieceWalk, sources_of
 from simulator.settings import Settings
 from simulator.users.example_cache import FORMAT, CacheUse, digest_of, digest_of_file
@@ -76,7 +76,7 @@ def check_cache(settings: Settings) -> None:
             raise BadInput(f"--cache {settings.cache} is no folder")
     except OSError as error:
         raise BadInput(f"--cache {settings.cache} cannot be used: {error.strerror}") from error
-    if folder == data or any(folder.is_relative_to(day_folder(data, day)) for day in list_days(data)):
+    if folder == data or any(map(folder.is_relative_to, held_folders(data))):
         raise BadInput(f"--cache {settings.cache} lies among the data; give a folder that holds nothing else")
 
 
