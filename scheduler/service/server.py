@@ -39,6 +39,7 @@ from scheduler.service.messages import (
 from scheduler.service.reports import ReportReader
 from scheduler.service.user_messages import names_to_messages, users_from_messages, weights_from_messages
 from scheduler.state.bounds import check_private_names
+from scheduler.state.frozen import split_frozen
 from scheduler.state.rounds import TEST, TRAIN
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,10 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
     def GetGlobalParams(  # noqa: N802, D102
         self, request: pb.GetGlobalParamsRequest, context: Any
     ) -> Iterator[tensor_pb2.TensorChunk]:
-        yield from tensor_chunks(self._do.params.get(request.rank, request.step, part=request.part))
+        if request.frozen:
+            yield from tensor_chunks(self._do.params.frozen(request.rank))
+        else:
+            yield from tensor_chunks(self._do.params.get(request.rank, request.step, part=request.part))
 
     def ChooseExchange(self, request: pb.Transport, context: Any) -> pb.PeerGroup:  # noqa: N802, D102
         return pb.PeerGroup(ranks=self._do.params.choose_exchange(request.rank, streams=request.streams))
@@ -146,6 +150,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         expected = self._do.params.specs()
         tensors, report = TensorAssembler(expected), self._report(TRAIN)
         private: list[str] = []
+        frozen: list[str] = []
         for message in request:
             part = message.WhichOneof("part")
             if part == "chunk":
@@ -156,12 +161,15 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
             elif part == "private_names":
                 private.extend(message.private_names.names)
                 check_private_names(private)
+            elif part == "frozen_names":
+                frozen.extend(message.frozen_names.names)
+                check_private_names(frozen)
             else:
-                raise BadInput("an empty message; parameters come as reports, chunks and private names")
+                raise BadInput("an empty message; parameters come as reports, chunks and private and frozen names")
         if report.at is None:
             params = tensors.finish()
             confirm_end(context)
-            self._do.params.set_initial(params, private)
+            self._do.params.set_initial(*split_frozen(params, frozen), private)
         else:
             rank, at, results, timings = report.finish()
             self._do.rounds.replace(rank, at, results, timings, tensors.finish())
