@@ -6,7 +6,8 @@ python examples/make_data.py recommender /tmp/ratings --users 2000    more users
 python examples/make_data.py                                     all sets
 
 A set is a file of small_data/ with a function `write(out, seed)`, which fills an empty folder, and may take `users`;
-its first line says what it is.  The same seed gives the same bytes.  A folder appears under its name when all of it is there.
+its first line says what it is.  The same seed gives the same bytes.  A folder appears under its name when all of it
+is there.
 """
 
 from __future__ import annotations

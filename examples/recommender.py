@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from reader import DataError, ReaderBase
-from simulator import Callback, FLSimRoleMaker, RunResult, Settings, SimulationFramework, parse_settings
+from simulator import FLSimRoleMaker, RunResult, Settings, SimulationFramework, parse_settings
+from simulator.callbacks import Callback
 from trainer import TrainerBase
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class RatingsReader(ReaderBase):
             raise DataError(f"{path}: not lines of user, item, rating and time, whole numbers: {error}") from error
         if not len(table) or table.shape[1] != 4:
             raise DataError(
-                f"{path}: {len(table)} lines of {table.shape[1]} numbers; user, item, rating, time expected"
+                f"{path}: {len(table)} lines of {table.shape[1]} numbers; a line has user, item, rating, time"
             )
         for place, name, least, most in ((1, "item", 1, self.items), (2, "rating", 1, 5)):
             wrong = np.flatnonzero((table[:, place] < least) | (table[:, place] > most))
