@@ -39,14 +39,14 @@ DAMPING = 5.0
 class RecommenderSettings(Settings):
     """Ratings: DATA has MovieLens' u.data, or what make_data.py makes."""
 
-    rounds: int = 100
+    rounds: int = 200
     sample_num: int = 100
     epochs: int = 2
     batch_size: int = 10
     lr: float = 0.05
     max_grad_norm: float | None = None
-    server_optimizer: str = "fedavgm(lr=1.0)"
-    eval_every: int = 20
+    server_optimizer: str = "fedadam(lr=0.03)"
+    eval_every: int = 50
     items: int = Field(1682, ge=1, description="items; their ids are 1 to this number")
     factors: int = Field(8, ge=1, description="numbers that describe an item, and a user")
     decay: float = Field(0.02, ge=0, description="of factors and biases, in the loss")

@@ -74,7 +74,8 @@ class Factors(ModelBase):
         into = {name: view(each) for name, each in gradients.items()}
 
         def learn(batch: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
-            loss = self._gradients(batch, values, into)
+            with np.errstate(all="ignore"):  # what diverges is found, and named, where it is kept and summed
+                loss = self._gradients(batch, values, into)
             for name, each in held.items():
                 each.grad = gradients[name]
             n = len(batch["y"])
