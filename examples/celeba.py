@@ -1,7 +1,7 @@
 """LEAF's CelebA: who smiles, a user is whose pictures they are.
 
 python examples/make_data.py celeba /tmp/celeba
-mpirun -np 2 python examples/celeba.py /tmp/celeba
+mpirun -np 2 python examples/celeba.py /tmp/celeba --rounds 20
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LEAF's FEMNIST: handwritten digits and letters, a user is who wrote them.
 
 python examples/make_data.py femnist /tmp/femnist
-mpirun -np 2 python examples/femnist.py /tmp/femnist --lr 0.06
+mpirun -np 2 python examples/femnist.py /tmp/femnist --lr 0.06 --rounds 30
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python examples/make_data.py synthetic /tmp/synthetic            a set and the folder to make
 python examples/make_data.py synthetic /tmp/synthetic --seed 1   another one of the same kind
-python examples/make_data.py recommender /tmp/ratings --users 2000    more users, where a set allows it
-python examples/make_data.py                                     all sets
+python examples/make_data.py recommender /tmp/ratings --users 2000   more users, where a set allows it
+python examples/make_data.py                                     which sets there are
 
 A set is a file of small_data/ with a function `write(out, seed)`, which fills an empty folder, and may take `users`;
 its first line says what it is.  The same seed gives the same bytes.  A folder appears under its name when all of it
@@ -13,6 +13,7 @@ is there.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import inspect
 import sys
@@ -68,11 +69,19 @@ def make(name: str, out: Path, seed: int = 0, users: int | None = None) -> None:
         made.replace(out)
 
 
+def what_is(name: str) -> str:
+    """The first line of a set."""
+    tree = ast.parse((HERE / "small_data" / f"{name}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"sets: {', '.join(names())}"
-    )
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        print("\n".join(f"{name:12} {what_is(name)}" for name in names()))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the set")
     parser.add_argument("out", type=Path, help="the folder to make")
     parser.add_argument("--seed", type=int, default=0, help="another one of the same kind (%(default)s)")

@@ -1,7 +1,7 @@
 """LEAF's Sent140: whether a tweet is glad or sad, a user is who wrote it.
 
 python examples/make_data.py sent140 /tmp/sent140
-mpirun -np 2 python examples/sent140.py /tmp/sent140 --lr 0.3
+mpirun -np 2 python examples/sent140.py /tmp/sent140 --net bag --lr 1 --rounds 60
 """
 
 from __future__ import annotations

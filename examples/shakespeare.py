@@ -1,7 +1,7 @@
 """LEAF's Shakespeare: the next character of what a role says.
 
 python examples/make_data.py shakespeare /tmp/shakespeare
-mpirun -np 2 python examples/shakespeare.py /tmp/shakespeare
+mpirun -np 2 python examples/shakespeare.py /tmp/shakespeare --rounds 20
 """
 
 from __future__ import annotations

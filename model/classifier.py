@@ -25,12 +25,12 @@ _NORMS = (nn.BatchNorm1D, nn.BatchNorm2D)
 
 
 def _classes(y: paddle.Tensor) -> paddle.Tensor:
-    """The class of each row.
+    """The class of each row, int64: Paddle compares integers of one type alone.
 
     Raises:
         ValueError: one is negative, which Paddle would leave out of the mean.
     """
-    target = y.flatten()
+    target = y.flatten().astype("int64")
     lowest = int(view(target).min())
     if lowest < 0:
         raise ValueError(f"y holds the class {lowest}: classes begin at 0")

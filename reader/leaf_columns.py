@@ -20,6 +20,7 @@ from reader.reader_base import DataError
 from reader.vocabulary import keep_vocabulary, most_common
 
 Array = npt.NDArray[Any]
+EachUser = Callable[[Callable[[list[Any]], None]], None]
 # Of LEAF's models/utils/language_utils.py: a character's index is its place here.
 LEAF_ALPHABET = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
 # The words of a tweet, as LEAF cuts them.
@@ -45,12 +46,12 @@ class Column(ABC):
             ValueError: a value cannot be; says which.
         """
 
-    def prepare(self, data: Path, columns: Callable[[], Iterable[list[Any]]]) -> Any:
+    def prepare(self, data: Path, each_user: EachUser) -> Any:
         """What all readers share of it, something that JSON can hold; once in the run.
 
         Args:
             data: the data folder.
-            columns: gives the column of each user of the first day's training files; reads all of them.
+            each_user: has a function take the column of each user of the first day's training files; reads them all.
         """
         return None
 
@@ -180,15 +181,18 @@ class Words(Column):
             row[: len(words)] = [self._ids.get(word, self.size - 1) for word in words]
         return ids
 
-    def prepare(self, data: Path, columns: Callable[[], Iterable[list[Any]]]) -> list[str]:
+    def prepare(self, data: Path, each_user: EachUser) -> list[str]:
         """The words: read, or counted."""
         for path in (data / "embs.json", data / "vocab.json"):
             if path.exists():
                 return self._read(path)
         counts: Counter[str] = Counter()
-        for values in columns():
+
+        def count(values: list[Any]) -> None:
             for text in self._texts(values):
                 counts.update(_WORD.findall(text))
+
+        each_user(count)
         words = most_common(counts, self.size - 1)
         keep_vocabulary(data / "vocab.json", {"vocab": words})
         return words

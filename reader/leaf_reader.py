@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class LeafReader(ReaderBase):
         """What each column needs, such as a vocabulary."""
         shared = {}
         for name, column in self.columns.items():
-            shared[name] = column.prepare(data, partial(self._column, name, train_files))
+            shared[name] = column.prepare(data, partial(self._each_user, name, train_files))
         return shared
 
     def setup(self, shared: dict[str, Any]) -> None:
@@ -86,11 +86,19 @@ class LeafReader(ReaderBase):
         except ValueError as error:
             raise DataError(f": {name}: {error}") from error
 
-    def _column(self, name: str, files: Sequence[Path]) -> Iterator[list[Any]]:
-        """A column of every user."""
+    def _each_user(self, name: str, files: Sequence[Path], take: Callable[[list[Any]], None]) -> None:
+        """Has a function take a column of every user."""
+
+        def parse(piece: memoryview) -> None:
+            values = self._values(name, _parsed(piece, _User))
+            try:
+                take(values)
+            except ValueError as error:
+                raise DataError(f": {name}: {error}") from error
+
         for path in files:
-            for _, values in read_users(path, lambda piece: self._values(name, _parsed(piece, _User))):
-                yield values
+            for _ in read_users(path, parse):
+                pass
 
 
 def _parsed(piece: memoryview | msgspec.Raw, form: Any, name: str = "") -> Any:
@@ -98,4 +106,5 @@ def _parsed(piece: memoryview | msgspec.Raw, form: Any, name: str = "") -> Any:
     try:
         return msgspec.json.decode(piece, type=form)
     except msgspec.ValidationError as error:
-        raise DataError(f": not LEAF's form: {str(error).replace('`$', f'`{name}')}") from error
+        told = str(error) if "`$" in str(error) or not name else f"{error} - at `$`"
+        raise DataError(f": not LEAF's form: {told.replace('`$', f'`{name}')}") from error

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "trainer": {"trainer", "model", "scheduler"},
     "application": {"reader", "scheduler", "simulator", "trainer"},
     "run_codegen": {"protos"},
+    "examples": {"reader", "scheduler", "simulator", "trainer", "model"},
 }
 SOURCES = sorted(
     path
@@ -148,7 +149,7 @@ def test_certificates_alone_use_cryptography_and_not_at_their_top():
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_paddle_is_imported_at_the_top_of_models_alone(path):
-    if path.parent.name != "model":
+    if path.parent.name != "model" and not path.name.endswith("_model.py"):
         assert not {"paddle", "model"} & {top(name) for name in imports_at_module_level(parsed(path))}
 
 

@@ -1,4 +1,4 @@
-"""Made-up tweets in the form of LEAF's Sent140: 30 users, 10 to 30 tweets each, glad (1) or sad (0)."""
+"""Made-up tweets in the form of LEAF's Sent140: 30 users, 20 to 60 tweets each, glad (1) or sad (0)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def write(out: Path, seed: int) -> None:
         name = f"madeup{k:02d}"
         liking, gladness = rng.dirichlet(np.full(len(other_words), 0.5)), rng.beta(2, 2)
         tweets: list[list[str]] = []
-        labels = (rng.random(int(rng.integers(10, 31))) < gladness).astype(int).tolist()
+        labels = (rng.random(int(rng.integers(20, 61))) < gladness).astype(int).tolist()
         for label in labels:
-            words = list(rng.choice(other_words, int(rng.integers(4, 12)), p=liking))
-            for _ in range(int(rng.integers(1, 4))):
+            words = list(rng.choice(other_words, int(rng.integers(8, 20)), p=liking))
+            for _ in range(int(rng.integers(2, 5))):
                 # One word in ten means the opposite of what it says.
                 glad = bool(label) != bool(rng.random() < 0.1)
                 words.insert(int(rng.integers(0, len(words) + 1)), str(rng.choice(glad_words if glad else sad_words)))

@@ -22,7 +22,7 @@ def write(out: Path, seed: int) -> None:
     words = WORDS.split()
     users = {}
     for k in range(ROLES):
-        text = _speech(rng, words, rng.dirichlet(np.full(len(words), 0.2)), int(rng.integers(200, 300)))
+        text = _speech(rng, words, rng.dirichlet(np.full(len(words), 0.2)), int(rng.integers(150, 200)))
         starts = range(len(text) - LENGTH)
         users[f"THE_MADE_UP_PLAY_ROLE_{k}"] = [text[i : i + LENGTH] for i in starts], [text[i + LENGTH] for i in starts]
     # Or the test would hold the ends of what is trained on, as LEAF's script knows too.
