@@ -53,6 +53,9 @@ class Turn:
     rng = np.random.default_rng(0)
     training: Mapping[str, Any] = {}
 
+    def before_batch(self, batch: object, again: object) -> None:
+        """Nothing is looked at."""
+
     def before_step(self) -> None:
         """Nothing is done here."""
 

@@ -1,9 +1,11 @@
 """The global scheduler: sampling, aggregation, server optimizers, rounds; never Paddle."""
 
-from protos.codec import TensorSpec
+from protos.codec import Array, TensorSpec
 from protos.errors import BadInput
-from scheduler.rules.algorithm import Algorithm, Group, Local, Metrics, Shapes, Specs, Update, check_number
+from scheduler.rules.algorithm import Algorithm, Group, Shapes, check_number
 from scheduler.rules.filters import Filter
+from scheduler.rules.layers import Layers, Specs
+from scheduler.rules.local import Local, Metrics, Update
 from scheduler.rules.registries import (
     ALGORITHMS,
     FILTERS,
@@ -49,6 +51,7 @@ __all__ = [
     "TEST_SAMPLERS",
     "Algorithm",
     "AllTestSampler",
+    "Array",
     "BadInput",
     "FedAdagrad",
     "FedAdam",
@@ -60,6 +63,7 @@ __all__ = [
     "Float64",
     "Group",
     "HashSampler",
+    "Layers",
     "Local",
     "Metrics",
     "NoTestSampler",

@@ -6,7 +6,7 @@ must inherit from these.  A model is a `paddle.nn.Layer`, of which the core know
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -18,6 +18,9 @@ from protos.codec import Array
 Examples: TypeAlias = dict[str, Array]
 # Name -> (sum, count): numbers.
 Metrics: TypeAlias = Mapping[str, tuple[float, float]]
+# Goes through a batch once more, with the parameters that the model then has: forth, and back if told so, which
+# sets gradients; the optimizer makes no step.
+Again: TypeAlias = Callable[[bool], None]
 # What JSON holds.
 Json: TypeAlias = Any
 # A paddle.nn.Layer, which only shards import.
@@ -54,6 +57,9 @@ class User(Protocol):
     @property
     def training(self) -> Examples:
         """Its training examples of the day."""
+
+    def before_batch(self, batch: Mapping[str, Any], again: Again) -> None:
+        """Comes before each batch of a training goes forth."""
 
     def before_step(self) -> None:
         """Comes between backward and each optimizer step."""

@@ -122,6 +122,9 @@ def test_other_layers_and_classes_of_ones_own_use_paddle():
 
 
 class Turn(SimpleNamespace):
+    def before_batch(self, batch, again):
+        pass
+
     def before_step(self):
         self.steps += 1
         self.seen.append([p.grad.numpy().copy() for p in self.model.parameters()])

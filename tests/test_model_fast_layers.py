@@ -167,6 +167,9 @@ def test_a_trainer_uses_it_unless_told_not_to(fast):
     class User:
         rng = None
 
+        def before_batch(self, batch, again):
+            pass
+
         def before_step(self):
             pass
 

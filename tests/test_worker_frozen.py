@@ -121,7 +121,7 @@ def test_the_scheduler_gives_it_with_the_final_parameters_and_refuses_another_on
     with pytest.raises(BadInput, match="'base' is frozen, but its value has not come"):
         split_frozen({"w": w}, ["base"])
     model = GlobalModel(rules)
-    model.set_initial({"w": w}, [], {"base": base})
+    model.set_initial({"w": w}, [], None, {"base": base})
     assert set(model.specs()) == {"w"}
     assert set(model.copies()) == {"w", "base"}
     snapshot = model.snapshot(1, DAY)
@@ -131,11 +131,11 @@ def test_the_scheduler_gives_it_with_the_final_parameters_and_refuses_another_on
         other = GlobalModel(rules)
         other.restore(Snapshot(1, DAY, {"w": w * 3}, {}, (), frozen=snapshot.frozen))
         if right:
-            other.set_initial({"w": w}, [], {"base": held.copy()})
+            other.set_initial({"w": w}, [], None, {"base": held.copy()})
             assert other.copies()["w"].tolist() == [3, 3]
         else:
             with pytest.raises(BadInput, match="frozen parameters are not those of the checkpoint"):
-                other.set_initial({"w": w}, [], {"base": held})
+                other.set_initial({"w": w}, [], None, {"base": held})
         other.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Examples = Mapping[str, npt.NDArray[Any]]
 Metrics = dict[str, tuple[float, float]]
+# Goes through a batch once more: forth, and back if told so.
+Again = Callable[[bool], None]
 
 
 class LocalUser(Protocol):
@@ -34,6 +36,15 @@ class LocalUser(Protocol):
     def rng(self) -> np.random.Generator: ...  # noqa: D102
     @property
     def training(self) -> Examples: ...  # noqa: D102
+
+    def before_batch(self, batch: Mapping[str, Any], again: Again) -> None:
+        """To be called before each batch of a training goes forth: what some algorithms know a batch by.
+
+        Args:
+            batch: arrays or tensors by name, of as many rows.
+            again: goes through it with the parameters that the model has when it is called, forth and, if its
+                argument says so, back, which sets their gradients.
+        """
 
     def before_step(self) -> None:
         """To be called between backward and each optimizer step: here an algorithm corrects gradients."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
@@ -194,6 +195,7 @@ class TrainerBase(ABC):
             for batch in (
                 self.batches(examples, rng) if learn is None else cut(shuffled(examples, rng), self.batch_size)
             ):
+                user.before_batch(batch, partial(self._again, model, batch, state, learn))
                 if learn is not None:
                     metrics = learn(batch)
                 else:
@@ -204,6 +206,15 @@ class TrainerBase(ABC):
                 optimizer.clear_grad()
                 add_metrics(totals, metrics)
         return totals
+
+    def _again(self, model: ModelBase, batch: Any, state: Any, learn: Learner | None, backward: bool) -> None:
+        """Goes through a batch of `train_user` once more; the state that it leaves is forgotten."""
+        if learn is not None and backward:
+            learn(batch)
+            return
+        loss, _, _ = self.forward(model, batch if learn is None else self.hold(batch), state)
+        if backward:
+            loss.backward()
 
     @with_fast_layers
     def evaluate_user(self, model: ModelBase, examples: Examples, user: LocalUser) -> Metrics:

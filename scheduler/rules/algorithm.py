@@ -7,20 +7,17 @@ a time; its rules run in the scheduler.  It sees NumPy arrays only, and nothing 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
-import numpy as np
-
-from protos.codec import Array, TensorSpec
+from protos.codec import Array
 from protos.errors import BadInput
-from scheduler.rules.metrics import Pair
+from scheduler.rules.layers import Layers, Specs
+from scheduler.rules.local import Local, Metrics
 from scheduler.rules.server_rule import ServerRule
 
-Specs: TypeAlias = Mapping[str, TensorSpec]
-Metrics: TypeAlias = dict[str, Pair]
 # Whether users count by their weight in a mean, or each as one.
 Weight: TypeAlias = Literal["user", "one"]
 
@@ -32,10 +29,12 @@ class Shapes:
     Attributes:
         shared: all that users share: parameters and floating-point buffers.
         trained: those of them that have gradients.
+        layers: all arrays of the model, private ones too, by their layers.
     """
 
     shared: Specs
     trained: Specs
+    layers: Layers = field(default_factory=lambda: Layers({}, ()))
 
 
 @dataclass(frozen=True)
@@ -55,120 +54,6 @@ class Group:
     start: Mapping[str, Array] = field(default_factory=dict)
 
 
-class Update(Protocol):
-    """What a user sends of the model: its parameters after training minus those before."""
-
-    def norm(self) -> float:
-        """Its Euclidean norm, over all arrays."""
-
-    def scale(self, factor: float) -> None:
-        """Multiplies it."""
-
-    def arrays(self) -> dict[str, Array]:
-        """By name, float32 or wider; what is written there is what is sent.  Costs a copy, which `scale` does not."""
-
-
-class Local(Protocol):
-    """One user's turn in a shard."""
-
-    @property
-    def uid(self) -> str:
-        """Of the user."""
-
-    @property
-    def date(self) -> str:
-        """The day, YYYYMMDD."""
-
-    @property
-    def round(self) -> int:
-        """Of the day, from 1; in a test the rounds trained before it."""
-
-    @property
-    def rng(self) -> np.random.Generator:
-        """A random stream of this turn, apart from the trainer's."""
-
-    @property
-    def weight(self) -> float:
-        """Of the user in the mean; 0 in a test."""
-
-    @property
-    def examples(self) -> Mapping[str, Array]:
-        """The user's training examples of the day; without rows in a test of a user who has none."""
-
-    @property
-    def lr(self) -> float:
-        """The local learning rate; raises BadInput if the trainer has none."""
-
-    @property
-    def epochs(self) -> int:
-        """Local epochs; raises BadInput if the trainer has none."""
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the last `train`; raises BadInput if the trainer's training does not tell."""
-
-    @property
-    def shared(self) -> Mapping[str, Array]:
-        """The shared parameters as the round began, read-only."""
-
-    @property
-    def trained(self) -> Sequence[str]:
-        """Names of the shared parameters that have gradients."""
-
-    @property
-    def own(self) -> Sequence[str]:
-        """Names of the private parameters that have gradients."""
-
-    @property
-    def params(self) -> Mapping[str, Array]:
-        """All parameters and buffers of the model as they are now, read-only; they change with the next training."""
-
-    @property
-    def state(self) -> MutableMapping[str, Array]:
-        """This user's own arrays, see `Algorithm.user_state`: kept from round to round.  What a test writes is lost."""
-
-    @property
-    def known(self) -> bool:
-        """Whether it has trained before; if not, its state is zero.  False where nothing is kept of users."""
-
-    @property
-    def update(self) -> Update:
-        """What is sent of the model, after training."""
-
-    def group(self, name: str) -> Mapping[str, Array]:
-        """The arrays of a group as the round began, read-only."""
-
-    def send(self, group: str, arrays: Mapping[str, Array]) -> None:
-        """What this user adds to the mean of a group; arrays that are not sent count as zero."""
-
-    def scalar(self, name: str, value: float, count: float = 1.0) -> None:
-        """Adds (value, count) to a sum over users that rules see as `Step.scalars`."""
-
-    def gradients(self) -> Mapping[str, Array]:
-        """Within `correct`: the gradients of the parameters that train now, by name; may be written to."""
-
-    def load(self, arrays: Mapping[str, Array]) -> None:
-        """Sets parameters of the model."""
-
-    def reset(self) -> None:
-        """Has the model be as the turn began: the round's parameters, and the user's private ones."""
-
-    def train(
-        self, *, epochs: int | None = None, only: Iterable[str] | None = None,
-        correct: Callable[[], None] | None = None,
-    ) -> Metrics:  # fmt: skip
-        """Trains the model from where it is, as the trainer does.
-
-        Args:
-            epochs: instead of the setting's.
-            only: names of the parameters that train; None for all.
-            correct: called before each optimizer step, when the gradients are there.
-
-        Returns:
-            Metrics of the training, name -> (sum, count).
-        """
-
-
 class Algorithm:
     """Federated averaging: users train by themselves, the server moves by the mean of their updates.
 
@@ -183,6 +68,8 @@ class Algorithm:
 
     # How users count in the mean of the model's updates: by the trainer's `weight`, or each as one.
     weight: ClassVar[Weight] = "user"
+    # Whether it is no mistake if users share nothing of the model.
+    shares_nothing: ClassVar[bool] = False
     # Whether training may change elements that the examples do not reach (see `TrainerBase.touched_rows`).
     changes_all: ClassVar[bool] = False
 
@@ -195,11 +82,13 @@ class Algorithm:
     def check(self, shapes: Shapes) -> None:
         """Raises BadInput if it cannot work with this model."""
 
-    def private(self, names: Sequence[str]) -> Sequence[str]:
-        """Which parameters each user keeps to itself, beside those that are private anyway: names, or patterns of them.
+    def private(self, layers: Layers) -> Sequence[str]:
+        """Which arrays each user keeps to itself, beside those that are private anyway: names, or patterns of them.
+
+        Raises BadInput if the model has no such layers.
 
         Args:
-            names: of the parameters that have gradients, in the model's order.
+            layers: of the model.
         """
         return ()
 
@@ -229,7 +118,8 @@ class Algorithm:
     def personalise(self, local: Local) -> None:
         """Makes the user's own model of the global one, before a test of it; undone after that.
 
-        Where it is overridden, users are tested with the global model and with their own.
+        Where it is overridden, users are tested with the global model and with their own; once, under both
+        names, where it leaves the model as it is.
         """
 
 

@@ -6,7 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from scheduler.rules.algorithm import Local, Shapes, Specs, refuse_misspelt
+from scheduler.rules.algorithm import Shapes, refuse_misspelt
+from scheduler.rules.layers import Specs
+from scheduler.rules.local import Local
 from scheduler.rules.server_rule import Float64
 from scheduler.rules.step import Step
 

@@ -42,3 +42,16 @@ class ServerRule(ABC):
         Returns:
             float64 (n,).
         """
+
+
+class MeanOfBuffers(ServerRule):
+    """x <- x + mean: what has no gradient, running variances for example, becomes the mean of the users' own.
+
+    A server optimizer's step may be longer than the mean, or another way, and could make a variance negative.
+    """
+
+    keeps_untouched: ClassVar[bool] = True
+
+    def step(self, x: Float64, mean: Float64, slots: dict[str, Float64], at: Step) -> Float64:  # noqa: D102
+        mean += x
+        return mean

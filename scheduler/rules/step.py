@@ -24,6 +24,7 @@ class Step:
         cohort: users that took part, |S|.
         population: users of the day, N.
         scalars: what users have said with `Local.scalar`: name -> (sum, count), correctly rounded.
+        array: the full name of what is moved: of a parameter, or "group/name".
     """
 
     seed: int
@@ -33,7 +34,7 @@ class Step:
     cohort: int
     population: int
     scalars: Mapping[str, Pair] = field(default_factory=dict)
-    _array: str = ""
+    array: str = ""
     _streams: dict[tuple[str | int, ...], np.random.Generator] = field(default_factory=dict, compare=False, repr=False)
 
     def mean(self, name: str) -> float:
@@ -56,7 +57,7 @@ class Step:
         It goes on from block to block of the array.
         """
         if what not in self._streams:
-            self._streams[what] = stream(self.seed, "server", self.date, self.round, self._array, *what)
+            self._streams[what] = stream(self.seed, "server", self.date, self.round, self.array, *what)
         return self._streams[what]
 
     def of_array(self, name: str) -> Step:

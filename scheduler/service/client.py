@@ -12,8 +12,10 @@ from protos.gate import Keys
 from protos.shared_arrays import MemoryHandle
 from protos.stubs import scheduler_server_pb2 as pb
 from protos.stubs import scheduler_server_pb2_grpc as pb_grpc
+from scheduler.rules.layers import Layers
 from scheduler.rules.metrics import Pair, UserResult
 from scheduler.rules.samplers import Round
+from scheduler.service.layer_messages import layers_to_messages
 from scheduler.service.messages import (
     Layout,
     SimulatorInfo,
@@ -208,13 +210,19 @@ class SchedulerClient:
         return assemble(self._caller.stream(self._stub.GetGlobalParams, request))
 
     def update_global_params(
-        self, params: Mapping[str, Array], private: Sequence[str], frozen: Mapping[str, Array] | None = None
+        self,
+        params: Mapping[str, Array],
+        private: Sequence[str],
+        layers: Layers | None = None,
+        frozen: Mapping[str, Array] | None = None,
     ) -> None:
-        """Sets the initial shared parameters and the frozen ones, and tells which names are private."""
+        """Sets the initial shared parameters and the frozen ones; tells what is private, and the model's layers."""
         held = frozen or {}
 
         def messages() -> Iterator[pb.ParamsMessage]:
             yield pb.ParamsMessage(private_names=pb.PrivateNames(names=private))
+            if layers is not None:
+                yield from layers_to_messages(layers)
             if held:
                 yield pb.ParamsMessage(frozen_names=pb.PrivateNames(names=list(held)))
             for chunk in tensor_chunks({**params, **held}):

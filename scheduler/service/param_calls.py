@@ -8,6 +8,7 @@ from protos.codec import Tensors, TensorSpec
 from protos.errors import AlreadyDone, Forbidden, WrongState
 from protos.gate import caller_rank
 from protos.shared_arrays import MemoryHandle
+from scheduler.rules.layers import Layers
 from scheduler.rules.samplers import Round
 from scheduler.service.live_state import LiveState, check_near
 from scheduler.service.notifier import Notifier
@@ -28,16 +29,18 @@ class ParamCalls:
         self._streams: dict[int, bool] = {}
         self._group: tuple[int, ...] | None = None
 
-    def set_initial(self, params: Tensors, frozen: Tensors, private: Sequence[str]) -> None:
+    def set_initial(
+        self, params: Tensors, private: Sequence[str], layers: Layers | None = None, frozen: Tensors | None = None
+    ) -> None:
         """See `GlobalModel.set_initial`."""
         with self._live.held() as state:
             first = self._run.ranks[0]
             if caller_rank() not in (None, first):
                 raise Forbidden(f"rank {caller_rank()} sets the initial parameters, which rank {first} does")
-            state.model.set_initial(params, private, frozen)
+            state.model.set_initial(params, private, layers, frozen)
             if self._notifier.saves:
                 state.model.make_room()
-            self._on_initial({**params, **frozen})
+            self._on_initial({**params, **(frozen or {})})
             self._run.wake()
 
     def choose_exchange(self, rank: int, *, streams: bool) -> tuple[int, ...]:

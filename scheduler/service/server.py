@@ -23,6 +23,7 @@ from scheduler.rules.exact_sum import Sums, sum_specs
 from scheduler.rules.metrics import reduce_metrics
 from scheduler.rules.samplers import Round
 from scheduler.service.coordinator import Coordinator
+from scheduler.service.layer_messages import layers_from_messages
 from scheduler.service.messages import (
     Layout,
     end_to_message,
@@ -151,6 +152,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         tensors, report = TensorAssembler(expected), self._report(TRAIN)
         private: list[str] = []
         frozen: list[str] = []
+        arrays: list[pb.ModelArray] = []
         for message in request:
             part = message.WhichOneof("part")
             if part == "chunk":
@@ -164,12 +166,17 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
             elif part == "frozen_names":
                 frozen.extend(message.frozen_names.names)
                 check_private_names(frozen)
+            elif part == "model_arrays":
+                arrays.extend(message.model_arrays.arrays)
+                check_private_names([array.name for array in arrays])
             else:
-                raise BadInput("an empty message; parameters come as reports, chunks and private and frozen names")
+                raise BadInput("an empty message; parameters come as reports, chunks and names")
         if report.at is None:
             params = tensors.finish()
             confirm_end(context)
-            self._do.params.set_initial(*split_frozen(params, frozen), private)
+            shared, held = split_frozen(params, frozen)
+            layers = layers_from_messages(arrays) if arrays else None
+            self._do.params.set_initial(shared, private, layers, held)
         else:
             rank, at, results, timings = report.finish()
             self._do.rounds.replace(rank, at, results, timings, tensors.finish())

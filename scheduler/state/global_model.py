@@ -12,7 +12,8 @@ from protos.errors import AlreadyDone, BadInput, Forbidden, WrongState
 from protos.shared_arrays import MemoryHandle, SharedArrays, unnamed_file
 from scheduler.rules.algorithm import Shapes, Weight
 from scheduler.rules.exact_sum import Sums, mean_factor, scale_exponent
-from scheduler.rules.server_rule import ServerRule
+from scheduler.rules.layers import Layers
+from scheduler.rules.server_rule import MeanOfBuffers, ServerRule
 from scheduler.rules.step import Step
 from scheduler.state.checkpoints import Snapshot, copy_into
 from scheduler.state.frozen import digest_of
@@ -51,8 +52,20 @@ class GlobalModel:
         # Memory for snapshots that is free: parameters and the optimizer's state.
         self._room: list[tuple[Tensors, Tensors]] = []
 
-    def set_initial(self, params: Tensors, private: Iterable[str], frozen: Tensors | None = None) -> None:
+    def set_initial(
+        self,
+        params: Tensors,
+        private: Iterable[str],
+        layers: Layers | None = None,
+        frozen: Tensors | None = None,
+    ) -> None:
         """Takes the initial shared parameters, the names that are private, and the frozen parameters.
+
+        Args:
+            params: shared parameters and buffers, and an algorithm's arrays.
+            private: names.
+            layers: of the model; None if all that is shared has gradients.
+            frozen: parameters that no round changes.
 
         Raises:
             AlreadyDone: they are there.
@@ -69,12 +82,12 @@ class GlobalModel:
                 raise BadInput(f"parameter {name!r} is {value.dtype}: shared parameters are floating-point")
             if not np.isfinite(value).all():
                 raise BadInput(f"initial parameter {name!r} holds NaN or infinity")
-        if not params:
+        if not params and not self._rules.algorithm.shares_nothing:
             raise BadInput("the model has no shared parameters: nothing would be learned together")
         if self._restored is not None:
             _check_model(self._restored, params, private, digest_of(frozen))
             params = self._restored.params
-        self._moved_by = self._rules_of(params)
+        self._moved_by = self._rules_of(params, layers)
         self._fd = unnamed_file("flsim-global")
         self._memory = SharedArrays(self._fd, specs(params), create=True)
         for name, value in params.items():
@@ -144,7 +157,7 @@ class GlobalModel:
             on_mean = () if OF in name else filters_on_mean(self._rules.filters, name, at)
             move(name, value, sums, factors[weight], rule, self._slots, at, on_mean)
 
-    def _rules_of(self, params: Tensors) -> dict[str, tuple[ServerRule, Weight]]:
+    def _rules_of(self, params: Tensors, layers: Layers | None) -> dict[str, tuple[ServerRule, Weight]]:
         """What moves each array, and how users count in its mean.
 
         Raises:
@@ -152,14 +165,16 @@ class GlobalModel:
         """
         algorithm = self._rules.algorithm
         model = {name: spec for name, spec in specs(params).items() if OF not in name}
-        groups = algorithm.groups(Shapes(model, model))
-        rule = algorithm.server_rule(self._rules.optimizer)
+        layers = layers or Layers(model, tuple(model))
+        trained = {name: spec for name, spec in model.items() if name in layers.trains}
+        groups = algorithm.groups(Shapes(model, trained, layers))
+        rule, buffers = algorithm.server_rule(self._rules.optimizer), MeanOfBuffers()
         found: dict[str, tuple[ServerRule, Weight]] = {}
         for name in params:
             group = name.partition(OF)[0]
             if name in model:
                 # Weights are 1 where users count equally.
-                found[name] = rule, "user"
+                found[name] = rule if name in trained else buffers, "user"
             elif group in groups:
                 found[name] = groups[group].rule, groups[group].weight
             else:

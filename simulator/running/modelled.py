@@ -171,7 +171,7 @@ def _share_model(
     rank, first = member.role.rank, member.role.simulator_ranks[0]
     names, digest = agree_on_model(client, schema, list(private), digest_of(frozen), rank, first)
     if member.leads:
-        client.update_global_params(params, list(schema.kept), frozen)
+        client.update_global_params(params, list(schema.kept), schema.layers, frozen)
     given = member.settings.init is not None
     frozen = frozen if member.leads and given else get_frozen(client, schema, digest, given=given, rank=rank)
     if names:

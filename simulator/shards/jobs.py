@@ -14,6 +14,7 @@ from protos.shared_arrays import MemoryHandle
 from scheduler.rules.algorithm import Algorithm
 from scheduler.rules.exact_sum import Sums
 from scheduler.rules.filters import Filter
+from scheduler.rules.layers import Layers
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
 from scheduler.state.read_users import ReadUsers
@@ -129,6 +130,7 @@ class ModelSchema:
         groups: arrays of the algorithm's groups, by "group/name".
         private: parameters that each user keeps to itself.
         state: arrays that each user keeps, of the algorithm and of filters, by the names under which they are kept.
+        layers: all arrays of the model by their layers.
         together: examples of users that the trainer tests in one go; 0 if it tests each user by itself.
         frozen: parameters that no user changes.
         frozen_digest: of what they are in this shard.
@@ -138,6 +140,7 @@ class ModelSchema:
     groups: dict[str, TensorSpec]
     private: dict[str, TensorSpec]
     state: dict[str, TensorSpec]
+    layers: Layers
     together: int = 0
     frozen: dict[str, TensorSpec] = field(default_factory=dict)
     frozen_digest: str = ""

@@ -2,34 +2,59 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from protos.codec import Array, Tensors
 from protos.errors import BadInput
-from scheduler.rules.exact_sum import ExactSum, scale_exponent
+from scheduler.rules.exact_sum import ExactSum
+from scheduler.rules.layers import Layers, layer_of
+from scheduler.rules.local import OnFeatures
 from scheduler.rules.metrics import Pair
 from scheduler.rules.streams import stream
-from simulator.contracts import Examples, Trainer
+from simulator.contracts import Again, Examples, Trainer
+from simulator.worker.head_input import HeadInput
 from simulator.worker.model_update import ModelUpdate, Rows
-from simulator.worker.round_arrays import RoundArrays, full_name, read_only
+from simulator.worker.round_arrays import RoundArrays, read_only
+from simulator.worker.sent import Sent
+from simulator.worker.turn import OnStep, Turn
 
 if TYPE_CHECKING:
     from simulator.worker.model_state import ModelState
 
 
-class Trains(Protocol):
-    """Trains the model of this shard with the page's trainer."""
+class Plays(Protocol):
+    """Has the page's trainer play on the model of this shard."""
 
-    def __call__(
-        self, examples: Examples, part: str, epochs: int | None, correct: Callable[[], None] | None
-    ) -> tuple[dict[str, Pair], int]:
-        """Metrics, and how many optimizer steps were made; `part` tells the trainings of one turn apart."""
+    def train(
+        self, examples: Examples, part: str, epochs: int | None, batch_size: int | None, on_step: OnStep
+    ) -> tuple[dict[str, Pair], Turn]:
+        """Metrics, and what the trainer was given; `part` tells the trainings of one turn apart."""
+
+    def evaluate(self, examples: Examples, part: str) -> dict[str, Pair]:
+        """Metrics of a test."""
+
+
+class _Gradients(Mapping[str, Array]):
+    """Gradients where they are now: a pass back may put others in their places.  Arrays are written to, not this."""
+
+    def __init__(self, model: ModelState, names: Sequence[str]) -> None:
+        self._model, self._names = model, names
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._model.gradient(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class LocalTurn:
@@ -48,24 +73,29 @@ class LocalTurn:
         known: whether it has trained before.
         examples: its training examples of the day.
         trainer: of the page.
-        trains: trains the model.
+        plays: has it train and test the model.
     """
 
     def __init__(
         self, uid: str, date: str, round: int, phase: str, *, seed: int, weight: float, model: ModelState,
         begin: RoundArrays, states: Sequence[Tensors], known: bool, examples: Callable[[], Examples], trainer: Trainer,
-        trains: Trains,
+        plays: Plays,
     ) -> None:  # fmt: skip
         self.uid, self.date, self.round, self.weight = uid, date, round, weight
         self.state, self.known = states[0], known
         self._states = states
-        self.scalars: dict[str, Pair] = {}
+        # Whether the algorithm has done anything to the model.
+        self.acted = False
         self._phase, self._seed, self._model, self._begin = phase, seed, model, begin
-        self._examples, self._trainer, self._trains = examples, trainer, trains
-        self._sent: dict[str, Mapping[str, Array]] = {}
+        self._examples, self._trainer, self._plays = examples, trainer, plays
+        self._sent = Sent(uid, begin.groups)
         self._only: Sequence[str] | None = None
         self._steps: int | None = None
-        self._trainings = 0
+        self._parts = {"part": 0, "evaluate": 0}
+        # Of the step that is on: the batch, and what goes through it again.
+        self._step: tuple[Mapping[str, Any], Again] | None = None
+        self._training = False
+        self._heads: dict[str, HeadInput] = {}
         # Whether the model is as a turn must find it.
         self._settled = True
         # What only this turn knows: private parameters as it began.
@@ -98,6 +128,17 @@ class LocalTurn:
         """Local epochs."""
         return int(self._number("epochs"))
 
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch."""
+        return int(self._number("batch_size"))
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """Bound of gradients."""
+        norm = getattr(self._trainer, "max_grad_norm", None)
+        return None if norm is None else float(norm)
+
     def _number(self, name: str) -> Any:
         value = getattr(self._trainer, name, None)
         if value is None:
@@ -110,13 +151,19 @@ class LocalTurn:
         if self._steps is None:
             raise BadInput(f"uid {self.uid!r}: the algorithm asks for the steps of a training before there is one")
         if not self._steps and all(map(len, self.examples.values())):
-            raise self._untold("counts steps")
+            raise self._untold("counts steps", "before_step", "between backward() and the optimizer's step")
         return self._steps
 
     @property
     def shared(self) -> Mapping[str, Array]:
         """The model's shared parameters as the round began."""
         return self._begin.model
+
+    @property
+    def layers(self) -> Layers:
+        """The model's arrays by their layers."""
+        layers: Layers = self._model.layers
+        return layers
 
     @property
     def trained(self) -> Sequence[str]:
@@ -143,28 +190,36 @@ class LocalTurn:
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Sets parameters."""
+        self.acted = True
         self._settle()
+        self._check(arrays)
+        if self._training:
+            self._model.bring_home()
+        self._model.load(arrays)
+
+    def _check(self, arrays: Mapping[str, Array]) -> None:
         for name, value in arrays.items():
             spec = self._model.specs.get(name)
             if spec is None or value.shape != spec.shape:
                 raise BadInput(
                     f"uid {self.uid!r}: load got {name!r} {list(value.shape)}, the model has {spec or 'no such'}"
                 )
-        self._model.load(arrays)
 
     def reset(self) -> None:
         """Has the model be as the turn began."""
         self.load({**self._begin.model, **self._private})
 
     def train(
-        self, *, epochs: int | None = None, only: Iterable[str] | None = None,
-        correct: Callable[[], None] | None = None,
+        self, *, epochs: int | None = None, batch_size: int | None = None, only: Iterable[str] | None = None,
+        correct: Callable[[], None] | None = None, on_features: OnFeatures | None = None, head: str = "",
+        examples: Mapping[str, Array] | None = None,
     ) -> dict[str, Pair]:  # fmt: skip
         """Trains from where the model is."""
+        self.acted = True
         self._settle()
         self._settled = False
-        examples = self.examples
-        if not all(map(len, examples.values())):
+        rows = self.examples if examples is None else dict(examples)
+        if not all(map(len, rows.values())):
             self._steps = 0
             return {}
         self._only = None if only is None else tuple(only)
@@ -172,30 +227,123 @@ class LocalTurn:
             raise BadInput(f"uid {self.uid!r}: train(only=[]) trains nothing; the model may have no such parameters")
         if self._only is not None:
             self._model.train_only(self._only)
-        part = f"part {self._trainings}" if self._trainings or self._phase != "train" else ""
-        self._trainings += 1
-        metrics, self._steps = self._trains(examples, part, epochs, correct)
+        part = self._part("part", first="" if self._phase == "train" else "part 0")
+        ends = self._head_input(head).correct(on_features) if on_features is not None else lambda: None
+        self._training = True
+        try:
+            metrics, turn = self._plays.train(rows, part, epochs, batch_size, OnStep(self._begin_batch, correct))
+        finally:
+            ends()
+            self._training, self._step = False, None
+        self._steps = turn.steps
         if not self._steps and correct is not None:
-            raise self._untold("corrects gradients")
+            raise self._untold("corrects gradients", "before_step", "between backward() and the optimizer's step")
         return metrics
 
-    def _untold(self, what: str) -> BadInput:
+    def _part(self, what: str, first: str) -> str:
+        """Tells this training or test of the turn from those before it, for random streams of its own."""
+        number = self._parts[what]
+        self._parts[what] += 1
+        return f"{what} {number}" if number else first
+
+    def _begin_batch(self, batch: Mapping[str, Any], again: Again) -> None:
+        self._step = batch, again
+
+    def _untold(self, what: str, call: str, when: str) -> BadInput:
         return BadInput(
             f"uid {self.uid!r}: this algorithm {what}, but {type(self._trainer).__name__}.train_user never calls "
-            "user.before_step(); call it between backward() and the optimizer's step"
+            f"user.{call}(); call it {when}"
         )
 
     def _settle(self) -> None:
         """Makes the model ready for another training, with the values that it has."""
-        if not self._settled:
+        if not self._settled and not self._training:
             self._model.put_back(None)
             self._settled = True
 
     def gradients(self) -> Mapping[str, Array]:
         """Of the shared parameters that train now."""
         names = self._model.trained if self._only is None else [n for n in self._model.trained if n in self._only]
-        # What is written to is an array, and not this mapping.
-        return MappingProxyType({name: self._model.gradient(name) for name in names})
+        return _Gradients(self._model, names)
+
+    # -- the batch of a step, and tests ----------------------------------------------
+
+    def _step_now(self) -> tuple[Mapping[str, Any], Again]:
+        if self._step is None:
+            raise self._untold("looks at the batch of a step", "before_batch", "before each batch goes forth")
+        return self._step
+
+    @property
+    def batch(self) -> Mapping[str, Array]:
+        """Of the step that is on."""
+        return {name: read_only(np.asarray(rows)) for name, rows in self._step_now()[0].items()}
+
+    def again(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Gradients of the step's batch at other parameters."""
+        _, again = self._step_now()
+        names = [*self._model.trained, *self._model.own]
+        names = names if self._only is None else [name for name in names if name in self._only]
+        with self._at(arrays):
+            before = {name: self._model.gradient(name).copy() for name in names}
+            self._model.clear_gradients()
+            again(True)
+            found = {name: self._model.gradient(name).copy() for name in names}
+            self._model.clear_gradients()
+            for name, value in before.items():
+                np.copyto(self._model.gradient(name), value)
+        return found
+
+    def features(
+        self, arrays: Mapping[str, Array] | None = None, *, head: str = "", examples: Mapping[str, Array] | None = None
+    ) -> Array:
+        """What goes into the head."""
+        watch = self._head_input(head)
+        if self._training and examples is None:
+            batch, again = self._step_now()
+            with self._at(arrays or {}), self._model.without_gradients():
+                return watch.seen(lambda: again(False), len(next(iter(batch.values()))))
+        self._settle()
+        rows = self.examples if examples is None else dict(examples)
+        with self._at(arrays or {}):
+            return watch.seen(lambda: self._evaluate(rows), len(next(iter(rows.values()))))
+
+    def evaluate(self, examples: Mapping[str, Array] | None = None) -> dict[str, Pair]:
+        """Metrics of the model as it is."""
+        self._settle()
+        rows = self.examples if examples is None else dict(examples)
+        if not all(map(len, rows.values())):
+            return {}
+        with self._at({}):
+            return self._evaluate(rows)
+
+    def _evaluate(self, rows: Examples) -> dict[str, Pair]:
+        return self._plays.evaluate(rows, self._part("evaluate", first="evaluate 0"))
+
+    @contextmanager
+    def _at(self, arrays: Mapping[str, Array]) -> Iterator[None]:
+        """Has the model hold other values for a while, and those that it had after it, whatever becomes of them."""
+        self._check(arrays)
+        self._model.bring_home()
+        # A pass in train mode changes buffers; a test of the trainer's own may change all.
+        trains = self.layers.trains if self._training else ()
+        held = {
+            name: self._model.read(name).copy() for name in self._model.specs if name in arrays or name not in trains
+        }
+        self._model.load(arrays)
+        try:
+            yield
+        finally:
+            if self._training:
+                self._model.bring_home()
+            else:
+                self._model.put_back(None)
+            self._model.load(held)
+
+    def _head_input(self, head: str) -> HeadInput:
+        name = layer_of(self.layers.head(head)[0])
+        if name not in self._heads:
+            self._heads[name] = HeadInput(self._model.layer(name), name, self.uid)
+        return self._heads[name]
 
     # -- what is sent ------------------------------------------------------------
 
@@ -206,42 +354,22 @@ class LocalTurn:
 
     def send(self, group: str, arrays: Mapping[str, Array]) -> None:
         """What is sent of a group."""
-        there = self._begin.groups.get(group, {})
-        for name, value in arrays.items():
-            if name not in there or value.shape != there[name].shape:
-                raise BadInput(
-                    f"uid {self.uid!r}: the algorithm sends {name!r} {list(value.shape)} of group {group!r}, which has "
-                    f"{ {n: list(a.shape) for n, a in there.items()} }"
-                )
-        self._sent[group] = arrays
+        self._sent.add_group(group, arrays)
 
     def scalar(self, name: str, value: float, count: float = 1.0) -> None:
         """Adds to a sum over users."""
-        total, counted = self.scalars.get(name, (0.0, 0.0))
-        total, counted = total + float(value), counted + float(count)
-        if not (math.isfinite(total) and math.isfinite(counted) and counted >= 0):
-            raise BadInput(
-                f"uid {self.uid!r}: scalar {name!r} is ({value}, {count}): its training diverged; lower --lr"
-            )
-        self.scalars[name] = total, counted
+        self._sent.add_scalar(name, value, count)
+
+    @property
+    def scalars(self) -> dict[str, Pair]:
+        """What was said with `scalar`."""
+        return self._sent.scalars
 
     @property
     def sends_more(self) -> str:
         """What is sent beside the model, for errors; "" if nothing."""
-        return ", ".join([*(f"group {g!r}" for g in self._sent), *(f"scalar {s!r}" for s in self.scalars)])
+        return self._sent.more
 
     def add_to(self, exact: ExactSum, cohort_size: int, equal: Iterable[str], rows: Rows) -> None:
-        """Adds all that is sent to the sums of a share.
-
-        Args:
-            exact: of the share.
-            cohort_size: users of the whole cohort.
-            equal: groups in whose mean each user counts as one.
-            rows: see `ModelUpdate.add_to`.
-        """
-        self.update.add_to(exact, self.weight, rows)
-        for group, arrays in self._sent.items():
-            one = group in equal
-            exponent = scale_exponent((1.0,) * cohort_size) if one else None
-            for name, value in arrays.items():
-                exact.add(full_name(group, name), value, 1.0 if one else self.weight, self.uid, exponent)
+        """Adds all that is sent to the sums of a share; see `Sent.add_to`."""
+        self._sent.add_to(exact, self.update, self.weight, cohort_size, equal, rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from protos.codec import DTYPES, Array, Tensors, TensorSpec
 from protos.errors import BadInput
+from scheduler.rules.layers import Layers, layer_of
 from scheduler.rules.streams import stream_key
 from simulator.contracts import Model, Trainer
 from simulator.worker.gradients import writable_gradient
@@ -98,6 +100,11 @@ class _Place:
 
             self._tensor.data = paddle.from_dlpack(self.home)
 
+    def bring_home(self) -> None:
+        """Has the tensor be in its place again, in the memory that it had."""
+        self._registry[self._key] = self._tensor
+        self.put_back_memory()
+
     def put_back_gradient(self) -> None:
         """Has the tensor take gradients, or not, as it did, and have none."""
         tensor = self._tensor
@@ -120,20 +127,21 @@ class ModelState:
     Args:
         model: a paddle.nn.Layer.
         patterns: of the names that are private.
-        also: given all names, further patterns.
+        also: given the model's layers, further patterns.
 
     Raises:
         BadInput: a pattern that matches nothing, a dtype that cannot be sent, a name that is private and frozen.
     """
 
     def __init__(
-        self, model: Model, patterns: Sequence[str], also: Callable[[Sequence[str]], Sequence[str]] = lambda names: ()
+        self, model: Model, patterns: Sequence[str], also: Callable[[Layers], Sequence[str]] = lambda layers: ()
     ) -> None:
         self.model = model
         self._switches = _Switches()
         # Whether layers, parameters and buffers are known to be those of the model: after a look, until others run.
         self._whole = False
-        layers = {name: LayerState(name, layer) for name, layer in model.named_sublayers(include_self=True)}
+        self._named = dict(model.named_sublayers(include_self=True))
+        layers = {name: LayerState(name, layer) for name, layer in self._named.items()}
         self._layers = list(layers.values())
         tensors = dict(model.named_parameters())
         fixed = {}
@@ -162,7 +170,14 @@ class ModelState:
         self._fixed = [(each, each.home.copy()) for each in map(place, fixed)]
         self._frozen = [(self._places[name], self._places[name].home.copy()) for name in self.frozen]
         trains = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
-        self.private = private_names(list(tensors), [*patterns, *also(trains)])
+        norms = {name for name in tensors if is_batch_norm(self._named[layer_of(name)])}
+        # What is frozen is no part of what algorithms choose from.
+        self.layers = Layers(
+            {name: spec for name, spec in self.specs.items() if name not in self.frozen},
+            tuple(trains),
+            frozenset(norms.difference(self.frozen)),
+        )
+        self.private = private_names(list(tensors), [*patterns, *also(self.layers)])
         both = sorted(set(self.private).intersection(self.frozen))
         if both:
             raise BadInput(
@@ -212,6 +227,32 @@ class ModelState:
     def gradient(self, name: str) -> Array:
         """The gradient of a parameter, which may be written to."""
         return writable_gradient(self._places[name].tensor)
+
+    def bring_home(self) -> None:
+        """Has every parameter and buffer lie in its own memory, with the value that it has now."""
+        left = {name: self.read(name) for name, place in self._places.items() if not place.kept}
+        for name in left:
+            self._places[name].bring_home()
+        self.load(left)
+
+    def layer(self, name: str) -> Model:
+        """A layer of the model, the paddle.nn.Layer."""
+        return self._named[name]
+
+    def clear_gradients(self) -> None:
+        """Has no parameter have a gradient."""
+        for name in self._trains:
+            tensor = self._places[name].tensor
+            if tensor.grad is not None:
+                tensor.clear_gradient(False)
+
+    @contextmanager
+    def without_gradients(self) -> Iterator[None]:
+        """Has passes forth keep nothing for the way back."""
+        import paddle
+
+        with paddle.no_grad():
+            yield
 
     def train_only(self, names: Collection[str]) -> None:
         """Has no other parameter take gradients, until `put_back`.
@@ -278,6 +319,13 @@ class ModelState:
         return [name for name in names if not same_bytes(self._places[name].home, values[name])]
 
 
+def is_batch_norm(layer: Model) -> bool:
+    """Whether a layer is one of Paddle's batch norms, which keep running means and variances."""
+    import paddle
+
+    return isinstance(layer, (paddle.nn.layer.norm._BatchNormBase, paddle.nn.BatchNorm))
+
+
 def same_bytes(one: Array, other: Array) -> bool:
     """Whether two arrays of one shape and dtype are equal to the bit, NaN and the sign of zero included."""
     bits = np.dtype(f"u{one.itemsize}")
@@ -323,7 +371,7 @@ class PrivateStart:
 
 
 def build_model(
-    trainer: Trainer, seed: int, patterns: Sequence[str] | None, also: Callable[[Sequence[str]], Sequence[str]]
+    trainer: Trainer, seed: int, patterns: Sequence[str] | None, also: Callable[[Layers], Sequence[str]]
 ) -> ModelState:
     """Makes the model from the run's own initial stream.
 
@@ -331,7 +379,7 @@ def build_model(
         trainer: makes it.
         seed: of the run.
         patterns: private names; None for those the model itself names.
-        also: given all names, which are private beside those.
+        also: given the model's layers, which are private beside those.
     """
     seed_everything(stream_key(seed, "init"))
     model = trainer.make_model()

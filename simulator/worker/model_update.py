@@ -37,9 +37,9 @@ class ModelUpdate:
         self._made: Tensors | None = None
 
     def norm(self) -> float:
-        """Euclidean norm over all arrays, summed in float64."""
+        """Euclidean norm over all parameters that have gradients, summed in float64."""
         square = 0.0
-        for name in self._shared:
+        for name in self._model.trained:
             made = None if self._made is None else self._made[name].reshape(-1)
             new = self._model.read(name).reshape(-1) if made is None else made
             old = self._shared[name].reshape(-1)
@@ -52,7 +52,7 @@ class ModelUpdate:
         return math.sqrt(square) * abs(self._factor)
 
     def scale(self, factor: float) -> None:
-        """Multiplies it by a finite number.
+        """Multiplies what has gradients by a finite number; buffers, which no rule scales back, stay as they are.
 
         Raises:
             BadInput: it is not finite.
@@ -71,8 +71,8 @@ class ModelUpdate:
                 now = self._model.read(name)
                 self._made[name] = np.subtract(now, before, dtype=np.promote_types(now.dtype, np.float32))
         if self._factor != 1.0:
-            for value in self._made.values():
-                value *= self._factor
+            for name in self._model.trained:
+                self._made[name] *= self._factor
             self._factor = 1.0
         return self._made
 
@@ -88,8 +88,10 @@ class ModelUpdate:
             BadInput: see `ExactSum.take`.
         """
         if self._made is None:
+            trained = frozenset(self._model.trained)
             for name, before in self._shared.items():
-                exact.take(name, self._model.read(name), before, weight * self._factor, self._uid, rows.get(name))
+                factor = self._factor if name in trained else 1.0
+                exact.take(name, self._model.read(name), before, weight * factor, self._uid, rows.get(name))
             return
         for name, value in self.arrays().items():
             exact.add(name, value, weight, self._uid)

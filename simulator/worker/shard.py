@@ -144,7 +144,9 @@ class Shard:
         self._rows = TouchedRows(model)
         self._evaluation = Evaluation(model, changes=personalises(algorithm))
         self._groups_of_users = GroupTests(model, self._evaluation, self._at)
-        shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
+        shapes = Shapes(
+            {n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained}, model.layers
+        )
         algorithm.check(shapes)
         for each in self._is.filters:
             each.check(shapes)
@@ -162,8 +164,8 @@ class Shard:
         self.where = f"{type(self._is.trainer).__name__}.tests_together"
         together = examples_together(self._is.trainer, algorithm, model)
         frozen = {name: model.specs[name] for name in model.frozen}
-        digest = digest_of(model.frozen_values())
-        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs, together, frozen, digest)
+        digest, state = digest_of(model.frozen_values()), self._state.specs
+        return jobs.ModelSchema(dict(shapes.shared), groups, private, state, model.layers, together, frozen, digest)
 
     def _read_frozen(self, job: jobs.ReadFrozen) -> Tensors:
         frozen: Tensors = self._model.frozen_values()

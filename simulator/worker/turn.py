@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from protos.codec import Array
 from scheduler.rules.streams import stream_of
-from simulator.contracts import Examples
+from simulator.contracts import Again, Examples
+
+
+@dataclass(frozen=True)
+class OnStep:
+    """What an algorithm wants of each step of a training.
+
+    Attributes:
+        begin: called before the pass forth with the batch and what goes through it again.
+        correct: called before the optimizer's step.
+    """
+
+    begin: Callable[[Mapping[str, Any], Again], None] | None = None
+    correct: Callable[[], None] | None = None
+
+
+NOTHING = OnStep()
 
 
 class Turn:
@@ -21,17 +39,17 @@ class Turn:
         round: of the day.
         key: of its random stream.
         training: fetches its training examples of the day.
-        correct: called before each optimizer step.
+        on_step: what is done at each step.
     """
 
     def __init__(
         self, uid: str, date: str, round: int, key: int, training: Callable[[], Examples],
-        correct: Callable[[], None] | None = None,
+        on_step: OnStep = NOTHING,
     ) -> None:  # fmt: skip
         self.uid, self.date, self.round = uid, date, round
-        self._key, self._training, self._correct = key, training, correct
-        # Optimizer steps so far.
-        self.steps = 0
+        self._key, self._training, self._on_step = key, training, on_step
+        # Batches begun and optimizer steps so far.
+        self.batches = self.steps = 0
 
     @cached_property
     def rng(self) -> np.random.Generator:
@@ -43,11 +61,17 @@ class Turn:
         """The user's training examples of the day, without rows if it has none."""
         return self._training()
 
+    def before_batch(self, batch: Mapping[str, Any], again: Again) -> None:
+        """A batch is next."""
+        self.batches += 1
+        if self._on_step.begin is not None:
+            self._on_step.begin(batch, again)
+
     def before_step(self) -> None:
         """The gradients are there, and the optimizer's step is next."""
         self.steps += 1
-        if self._correct is not None:
-            self._correct()
+        if self._on_step.correct is not None:
+            self._on_step.correct()
 
 
 class EvaluatedUser(Turn):

@@ -8,8 +8,9 @@ import numpy as np
 
 from protos.codec import Tensors, TensorSpec
 from protos.errors import BadInput
-from scheduler.rules.algorithm import Algorithm, Shapes, Specs
+from scheduler.rules.algorithm import Algorithm, Shapes
 from scheduler.rules.filters import Filter
+from scheduler.rules.layers import Specs
 
 
 class UserState:

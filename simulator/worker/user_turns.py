@@ -20,10 +20,10 @@ from simulator.contracts import Examples, Trainer
 from simulator.shards import jobs
 from simulator.users.data_client import DataClient
 from simulator.worker.dtype_hint import explain_float64
-from simulator.worker.local_turn import LocalTurn, Trains
+from simulator.worker.local_turn import LocalTurn
 from simulator.worker.model_state import ModelState, PrivateStart, seed_everything
 from simulator.worker.round_arrays import RoundArrays, read_only
-from simulator.worker.turn import EvaluatedUser, Turn
+from simulator.worker.turn import NOTHING, EvaluatedUser, OnStep, Turn
 from simulator.worker.user_state import UserState
 
 # Before the names of metrics of a user's own model.
@@ -67,7 +67,7 @@ class UserTurns:
         self._seed, self._reader = settings.seed, type(settings.reader).__name__
         self._model, self._state, self._start, self._data = model, state, start, data
         self._keeps = bool(model.private or state.specs)
-        self._by_epochs: dict[int, Trainer] = {}
+        self._with: dict[tuple[tuple[str, int], ...], Trainer] = {}
 
     def load(self, uid: str, at: Round, examples: Examples, shared: Tensors | None) -> Loaded:
         """Puts a user's private parameters into the model, from which the last user is gone.
@@ -100,7 +100,7 @@ class UserTurns:
 
     def train_plainly(self, user: Loaded) -> dict[str, Pair]:
         """A user's turn with the trainer alone."""
-        metrics, _ = self._train(TRAIN, user, lambda: user.examples)(user.examples, "", None, None)
+        metrics, _ = _Plays(self, TRAIN, user, lambda: user.examples).train(user.examples, "", None, None, NOTHING)
         return metrics
 
     def keep(self, user: Loaded) -> None:
@@ -125,9 +125,11 @@ class UserTurns:
         # Anew: what the first test has done to the model must not show in the second.
         mine = self.load(user.uid, user.at, user.examples, begin.model)
         self._model.load(begin.model)
-        self._algorithm.personalise(self._local(TEST, mine, 0.0, begin, training))
+        local = self._local(TEST, mine, 0.0, begin, training)
+        self._algorithm.personalise(local)
         self._model.put_back(None)
-        own = self._evaluate(mine, training)
+        # Its own parameters may be all that makes the model its own.
+        own = self._evaluate(mine, training) if local.acted else dict(metrics)
         own["helps"] = is_better(self._trainer, own, metrics), 1.0
         return {
             **metrics,
@@ -199,33 +201,35 @@ class UserTurns:
         return LocalTurn(
             user.uid, user.at.date, user.at.round, phase, seed=self._seed, weight=weight, model=self._model,
             begin=begin, states=user.states, known=user.known, examples=training, trainer=self._trainer,
-            trains=self._train(phase, user, training),
+            plays=_Plays(self, phase, user, training),
         )  # fmt: skip
 
-    def _train(self, phase: str, user: Loaded, training: Callable[[], Examples]) -> Trains:
-        def trains(
-            examples: Examples, part: str, epochs: int | None, correct: Callable[[], None] | None
-        ) -> tuple[dict[str, Pair], int]:
-            turn = self._turn(phase, user, training, part, correct)
-            self._model.model.train()
-            metrics = self._play(self._with_epochs(epochs).train_user, examples, turn)
-            self._model.check_structure()
-            return metrics, turn.steps
-
-        return trains
-
     def _evaluate(self, user: Loaded, training: Callable[[], Examples]) -> dict[str, Pair]:
-        self._model.model.eval()
-        return self._play(self._trainer.evaluate_user, user.examples, self._turn(TEST, user, training))
+        return self.play_test(user.examples, self.turn(TEST, user, training))
 
-    def _turn(
-        self, phase: str, user: Loaded, training: Callable[[], Examples], part: str = "",
-        correct: Callable[[], None] | None = None,
-    ) -> Turn:  # fmt: skip
+    def play_training(
+        self, examples: Examples, turn: Turn, epochs: int | None, batch_size: int | None
+    ) -> dict[str, Pair]:
+        """Has the trainer train; returns the metrics."""
+        self._model.model.train()
+        trainer = self._with_numbers(epochs=epochs, batch_size=batch_size)
+        metrics = self._play(trainer.train_user, examples, turn)
+        self._model.check_structure()
+        return metrics
+
+    def play_test(self, examples: Examples, turn: Turn) -> dict[str, Pair]:
+        """Has the trainer test; returns the metrics."""
+        self._model.model.eval()
+        return self._play(self._trainer.evaluate_user, examples, turn)
+
+    def turn(
+        self, phase: str, user: Loaded, training: Callable[[], Examples], part: str = "", on_step: OnStep = NOTHING
+    ) -> Turn:
+        """What the trainer is told of a user, with the generators seeded for it."""
         parts: list[str | int] = [phase, user.at.date, user.at.round, user.uid, *([part] if part else [])]
         seed_everything(stream_key(self._seed, *parts, "global"))
         key = stream_key(self._seed, *parts)
-        return Turn(user.uid, user.at.date, user.at.round, key, training, correct)
+        return Turn(user.uid, user.at.date, user.at.round, key, training, on_step)
 
     def _play(self, method: Callable[..., Any], examples: Examples, turn: Turn) -> dict[str, Pair]:
         """A user's turn in the trainer; returns the metrics."""
@@ -238,17 +242,42 @@ class UserTurns:
             raise told from error
         return _checked(type(self._trainer).__name__, metrics)
 
-    def _with_epochs(self, epochs: int | None) -> Trainer:
-        """The trainer, for another number of epochs."""
-        if epochs is None or epochs == getattr(self._trainer, "epochs", None):
+    def _with_numbers(self, **numbers: int | None) -> Trainer:
+        """The trainer, for another number of epochs or another size of batches; None leaves one as it is."""
+        others = {
+            name: value for name, value in numbers.items()
+            if value is not None and value != getattr(self._trainer, name, None)
+        }  # fmt: skip
+        for name in others:
+            if not hasattr(self._trainer, name):
+                raise BadInput(f"{type(self._trainer).__name__} has no {name!r}, which this algorithm changes")
+        if not others:
             return self._trainer
-        if not hasattr(self._trainer, "epochs"):
-            raise BadInput(f"{type(self._trainer).__name__} has no 'epochs', which this algorithm changes")
-        if epochs not in self._by_epochs:
-            other: Any = copy.copy(self._trainer)
-            other.epochs = epochs
-            self._by_epochs[epochs] = other
-        return self._by_epochs[epochs]
+        key = tuple(others.items())
+        if key not in self._with:
+            changed: Any = copy.copy(self._trainer)
+            vars(changed).update(others)
+            self._with[key] = changed
+        return self._with[key]
+
+
+@dataclass(frozen=True)
+class _Plays:
+    """See `local_turn.Plays`; of one user's turn."""
+
+    turns: UserTurns
+    phase: str
+    user: Loaded
+    training: Callable[[], Examples]
+
+    def train(
+        self, examples: Examples, part: str, epochs: int | None, batch_size: int | None, on_step: OnStep
+    ) -> tuple[dict[str, Pair], Turn]:
+        turn = self.turns.turn(self.phase, self.user, self.training, part, on_step)
+        return self.turns.play_training(examples, turn, epochs, batch_size), turn
+
+    def evaluate(self, examples: Examples, part: str) -> dict[str, Pair]:
+        return self.turns.play_test(examples, self.turns.turn(self.phase, self.user, self.training, part))
 
 
 def nobodys(spec: TensorSpec) -> Array:

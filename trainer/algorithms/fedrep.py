@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler import Algorithm, Local, Metrics, check_number, register_algorithm
+from scheduler import Algorithm, Layers, Local, Metrics, check_number, register_algorithm
 
 
 @register_algorithm("fedrep")
 @dataclass(frozen=True)
 class FedRep(Algorithm):
-    """A shared representation, and a head of each user's own.
+    """A shared representation, and a head of each user's own, which trains first.
 
     Collins et al. 2021, "Exploiting Shared Representations for Personalized Federated Learning", Algorithm 1: user i
     makes steps on its head h_i with the representation phi fixed, then on phi with h_i fixed; phi is averaged.
@@ -27,10 +27,9 @@ class FedRep(Algorithm):
     def __post_init__(self) -> None:
         check_number("head_epochs", self.head_epochs, least=1)
 
-    def private(self, names: Sequence[str]) -> Sequence[str]:
+    def private(self, layers: Layers) -> Sequence[str]:
         """The head."""
-        layer, dot, _ = names[-1].rpartition(".")
-        return [self.head or (f"{layer}.*" if dot else names[-1])]
+        return layers.head(self.head)
 
     def train(self, local: Local) -> Metrics:
         """Head, then representation."""

@@ -4,7 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scheduler import Algorithm, Float64, Group, Local, Metrics, ServerRule, Shapes, Specs, Step, register_algorithm
+from scheduler import (
+    Algorithm,
+    BadInput,
+    Float64,
+    Group,
+    Local,
+    Metrics,
+    ServerRule,
+    Shapes,
+    Specs,
+    Step,
+    register_algorithm,
+)
+from trainer.algorithms.full_gradient import full_gradient
 
 
 class Fraction(ServerRule):
@@ -19,19 +32,29 @@ class Fraction(ServerRule):
 class Scaffold(Algorithm):
     """Corrects each local step by the difference of two control variates.
 
-    Karimireddy et al. 2020, "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", Algorithm 1 with
-    option II.  With x the global model, y_i a user's, c and c_i the control variates, K local steps of rate l:
+    Karimireddy et al. 2020, "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", Algorithm 1.
+    With x the global model, y_i a user's, c and c_i the control variates, K local steps of rate l:
 
         y_i <- y_i - l (g_i(y_i) - c_i + c)                       (3)
+        c_i+ = g_i(x), over all examples                          (4, option I)
         c_i+ = c_i - c + (x - y_i) / (K l)                        (4, option II)
         x <- x + mean of (y_i - x),  c <- c + |S|/N mean of (c_i+ - c_i)    (5)
 
     Users count equally, as in the paper.  A user keeps c_i (as large as the model); c travels with the model, so
     that twice as much is sent.  Local steps are taken for plain SGD; `--max-grad-norm` clips the corrected gradient.
+
+    Args:
+        option: 1 takes a further pass over a user's examples; 2 is the paper's own choice in its experiments.
     """
+
+    option: int = 2
 
     weight: ClassVar = "one"
     changes_all: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.option not in (1, 2):
+            raise BadInput(f"option is {self.option}; it is 1 or 2")
 
     def groups(self, shapes: Shapes) -> Mapping[str, Group]:
         """The server's control variate."""
@@ -44,6 +67,7 @@ class Scaffold(Algorithm):
     def train(self, local: Local) -> Metrics:
         """Equations (3) and (4)."""
         c, own = local.group("c"), local.state
+        at_start = full_gradient(local) if self.option == 1 else None
 
         def correct() -> None:
             for name, gradient in local.gradients().items():
@@ -53,7 +77,10 @@ class Scaffold(Algorithm):
         if local.steps:
             now, change = local.params, {}
             for name, before in c.items():
-                change[name] = (local.shared[name] - now[name]) / (local.steps * local.lr) - before
+                if at_start is None:
+                    change[name] = (local.shared[name] - now[name]) / (local.steps * local.lr) - before
+                else:
+                    change[name] = at_start[name] - own[name]
                 own[name] = own[name] + change[name]
             local.send("c", change)
         return metrics
