@@ -1,8 +1,9 @@
 """A small GPT on the language model's data; with --lora-rank, adapters over a frozen base are all that travels.
 
 mpirun -np 2 python examples/gpt.py lm_data
-mpirun -np 2 python examples/gpt.py lm_data --lora-rank 4                                     over a random base
-mpirun -np 2 python examples/gpt.py lm_data --lora-rank 4 --init RUN/params/final.npz         over that of a run
+mpirun -np 2 python examples/gpt.py lm_data --lora-rank 4
+
+With --init RUN/params/final.npz, the base is the model of a run without adapters; else it is drawn.
 """
 
 from __future__ import annotations

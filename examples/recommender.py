@@ -1,7 +1,9 @@
 """A recommender on MovieLens' ratings: items' factors are shared, and what is known of a user never leaves it.
 
-python examples/make_data.py recommender /tmp/ratings                 or a folder with MovieLens' u.data
+python examples/make_data.py recommender /tmp/ratings
 mpirun -np 2 python examples/recommender.py /tmp/ratings
+
+MovieLens 100k's own folder may be given in place of the made-up ratings.
 """
 
 from __future__ import annotations

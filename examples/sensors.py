@@ -1,10 +1,10 @@
 """What people do, by their phones: windows of accelerometer and gyroscope, a user is a person.
 
-python examples/make_data.py sensors /tmp/sensors                     or the folder of SP_SW_HAR, see docs/examples.md
+python examples/make_data.py sensors /tmp/sensors
 mpirun -np 2 python examples/sensors.py /tmp/sensors
-mpirun -np 2 python examples/sensors.py /tmp/sensors --private "*norm*"             norms of one's own, as in FedBN
-mpirun -np 2 python examples/sensors.py /tmp/sensors --private "layers.4.*"         a head of one's own, as in FedPer
-mpirun -np 2 python examples/sensors.py /tmp/sensors --algorithm ditto              a model of one's own beside it
+mpirun -np 2 python examples/sensors.py /tmp/sensors --private "*norm*"
+
+The folder of SP_SW_HAR's phones may be given in place of the made-up measurements; docs/examples.md has where it is.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from running import ROOT, assert_same_record, params, private, run
+from running import ROOT, assert_same_record, kill_all, params, private, run, start, wait_until
 
 from reader import DataError
 
@@ -99,22 +99,20 @@ def test_gradients_without_operators_are_paddles():
     assert {name: pytest.approx(pair, rel=1e-5) for name, pair in metrics.items()} == learned
 
 
-ARGUMENTS = ["--rounds", 6, "--sample-num", 20, "--eval-every", 3, "--checkpoint-every", 2, "--items", 300]
+ARGUMENTS = ["--rounds", 12, "--sample-num", 10, "--eval-every", 6, "--checkpoint-every", 2, "--items", 300]
 
 
 @pytest.mark.slow
 def test_private_factors_on_three_ranks_survive_a_kill(tmp_path):
     """The same bits as an undisturbed run: killed when the checkpoint of the fourth round is there."""
-    from running import kill_all, start, wait_until
-
-    make_data.make("recommender", tmp_path / "data", users=60)
+    make_data.make("recommender", tmp_path / "data", users=40)
     command = [PAGE, tmp_path / "data", *ARGUMENTS, "--shards", 1, "--output"]
     run(*command, tmp_path / "whole", ranks=3)
-    process = start(*command, tmp_path / "cut", ranks=3)
-    try:
-        wait_until(process, (tmp_path / "cut" / "checkpoints" / "step-00000004.ckpt").is_file)
-    finally:
-        kill_all(process)
+    with start(*command, tmp_path / "cut", ranks=3) as process:
+        try:
+            wait_until(process, (tmp_path / "cut" / "checkpoints" / "step-00000004.ckpt").is_file)
+        finally:
+            kill_all(process)
     shutil.rmtree(tmp_path / "cut" / "params" / "private", ignore_errors=True)
     run(*command, tmp_path / "cut", "--resume", tmp_path / "cut", ranks=3)
     assert_same_record(tmp_path / "cut", tmp_path / "whole")
