@@ -108,6 +108,8 @@ class SensorReader(ReaderBase):
             text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
             for row in csv.DictReader(text.splitlines()):
                 line += 1
+                if row["label"] not in ACTIVITIES:
+                    raise ValueError(f"label {row['label']!r}")
                 numbers = [float(row[name]) for name in CHANNELS]
                 rows.setdefault(row["execution"], []).append((numbers, ACTIVITIES.index(row["label"])))
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:

@@ -63,7 +63,7 @@ def test_what_cannot_be_right_is_named(tmp_path, rows, message):
 
 def test_a_damaged_file_and_other_columns_are_named(tmp_path):
     path = write(tmp_path, take("01", ["WALKING"]), HEAD.replace("x_gyro", "gyro"))
-    with pytest.raises(DataError, match="line 2: columns execution.*x_gyro"):
+    with pytest.raises(DataError, match=r"line 2: columns execution.*x_gyro"):
         list(sensors.SensorReader(4, 1).read(path))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="cannot be read"):
