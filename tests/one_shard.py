@@ -41,7 +41,7 @@ class OneShard:
         SharedArrays(settings.params_fd, self.schema.shared, create=True)
         SharedArrays(settings.sums_fd, sum_specs(self.schema.shared), create=True)
         self.shard.run(jobs.Attach(self.schema.shared, write_initial=True))
-        self.shard.run(jobs.StartPrivate({}))
+        self.shard.run(jobs.StartPrivate({}, frozen_digest=self.schema.frozen_digest))
         self.step = 0
 
     def do(self, kind, uids, groups=()):

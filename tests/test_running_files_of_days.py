@@ -41,6 +41,15 @@ def test_a_folder_with_train_and_test_is_one_day(tmp_path):
     assert day_folder(tmp_path, "20200101") == tmp_path / "20200101"
 
 
+def test_a_folder_of_files_is_one_day_for_a_reader_that_says_so(tmp_path):
+    (tmp_path / "u.data").touch()
+    with pytest.raises(BadInput, match="has no day folders"):
+        list_days(tmp_path)
+    assert list_days(tmp_path, one_day=True) == ["00000000"]
+    (tmp_path / "20200101").mkdir()
+    assert list_days(tmp_path, one_day=True) == ["20200101"]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_days_beside_train_or_test_are_refused(tmp_path, split):
     for name in (split, "20200101", "20200102"):

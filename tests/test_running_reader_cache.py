@@ -36,7 +36,7 @@ class Lines(ReaderBase):
 
 def key(data, reader, shared=None, **settings):
     cache = reader_cache(Settings(data=data, cache=data.parent / "cache", **settings), reader)
-    return cache.with_shared(shared or {}).of_day(DAY).key
+    return cache.with_shared(shared or {}).of_day(DAY, "train").key
 
 
 def test_equal_readers_have_one_key_and_other_values_another(data):
@@ -44,6 +44,11 @@ def test_equal_readers_have_one_key_and_other_values_another(data):
     assert key(data, Lines(size=1), lr=0.5) == same
     assert key(data, Lines(size=2)) != same
     assert key(data, Lines(size=1), {"vocab": ["a"]}) != same
+
+
+def test_training_and_test_examples_of_one_file_have_two_keys(data):
+    cache = reader_cache(Settings(data=data, cache=data.parent / "cache"), Lines())
+    assert cache.of_day(DAY, "train").key != cache.of_day(DAY, "test").key
 
 
 def test_of_settings_that_a_reader_holds_those_count_that_mean_something(data):
@@ -124,9 +129,9 @@ def test_a_reader_that_cannot_be_told_has_no_key(data):
 @pytest.mark.parametrize("place", ["data", f"data/{DAY}", f"data/{DAY}/cache"])
 def test_a_cache_among_the_data_is_refused(data, place):
     with pytest.raises(BadInput, match="lies among the data"):
-        check_cache(Settings(data=data, cache=data.parent / place))
-    check_cache(Settings(data=data, cache=data / "cache"))
-    check_cache(Settings(data=data))
+        check_cache(Settings(data=data, cache=data.parent / place), Lines())
+    check_cache(Settings(data=data, cache=data / "cache"), Lines())
+    check_cache(Settings(data=data), Lines())
 
 
 @pytest.mark.parametrize("place", ["data", "data/train", "data/test/deep"])
@@ -151,4 +156,4 @@ def test_the_files_of_data_without_days_have_a_key(tmp_path):
 
 def test_a_cache_that_is_a_file_is_refused(data):
     with pytest.raises(BadInput, match="is no folder"):
-        check_cache(Settings(data=data, cache=data / DAY / "train.json"))
+        check_cache(Settings(data=data, cache=data / DAY / "train.json"), Lines())

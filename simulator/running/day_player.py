@@ -148,7 +148,7 @@ class DayPlayer:
     def _read(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> ReadUsers:
         if self._cache is None or not files:
             return self._pool.read_files(date, split, files)
-        read = self._pool.read_files(date, split, files, self._cache.of_day(date))
+        read = self._pool.read_files(date, split, files, self._cache.of_day(date, split))
         if read.trouble is not None:
             logger.warning("%s", read.trouble)
         logger.info("%s %s: %d of %d files were in --cache", date, split, read.cached, len(files))

@@ -17,6 +17,7 @@ from scheduler.rules.algorithm import Group, Shapes, personalises
 from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
+from scheduler.state.frozen import digest_of
 from scheduler.state.rounds import TEST, TRAIN, Timings
 from simulator.contracts import Examples
 from simulator.launch.signals import leave_to_simulator
@@ -74,6 +75,7 @@ class Shard:
             jobs.BuildModel: self._build_model,
             jobs.Attach: self._attach,
             jobs.UseMemory: self._use_memory,
+            jobs.ReadFrozen: self._read_frozen,
             jobs.StartPrivate: self._start_private,
             jobs.TrainShare: self._train_share,
             jobs.TrainInTurn: self._train_in_turn,
@@ -161,7 +163,13 @@ class Shard:
         private = {name: model.specs[name] for name in model.private}
         self.where = f"{type(self._is.trainer).__name__}.tests_together"
         together = examples_together(self._is.trainer, algorithm, model)
-        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs, model.layers, together)
+        frozen = {name: model.specs[name] for name in model.frozen}
+        digest, state = digest_of(model.frozen_values()), self._state.specs
+        return jobs.ModelSchema(dict(shapes.shared), groups, private, state, model.layers, together, frozen, digest)
+
+    def _read_frozen(self, job: jobs.ReadFrozen) -> Tensors:
+        frozen: Tensors = self._model.frozen_values()
+        return frozen
 
     def _attach(self, job: jobs.Attach) -> None:
         self._hold(SharedArrays(self._is.params_fd, job.arrays))
@@ -200,6 +208,12 @@ class Shard:
         from simulator.worker.model_state import PrivateStart
         from simulator.worker.user_turns import UserTurns
 
+        self._model.set_frozen(job.frozen)
+        if digest_of(self._model.frozen_values()) != job.frozen_digest:
+            raise BadInput(
+                "frozen parameters differ from process to process: let make_model draw them from Paddle's, NumPy's or "
+                "Python's global generator, which are seeded, or give them by --init"
+            )
         start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given)
         self._turns = UserTurns(self._is, self._model, self._state, start, self._client)
 
