@@ -17,33 +17,34 @@ TINY = ROOT / "tests" / "tiny_task.py"
 TIMEOUT = 120
 
 
-def command(script, *arguments, ranks=1, launcher=True, mpirun=None):
+def command(script, *arguments, ranks=1, launcher=True, mpirun=None, forks=None):
     """The command line; with `launcher`, several ranks go through mpirun, or what stands in `mpirun`."""
     start = mpirun or (["mpirun", "-np", str(ranks)] if launcher and ranks > 1 else [])
-    return [*start, sys.executable, str(script), *map(str, arguments)]
+    python = [sys.executable] if forks is None else forks.python()
+    return [*start, *python, str(script), *map(str, arguments)]
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+def environment(forks=None):
+    more = {} if forks is None else forks.environment()
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **more}
 
 
-def run(script, *arguments, ranks=1, check=True, mpirun=None, timeout=TIMEOUT):
-    """Runs to the end; returns the completed process."""
+def run(script, *arguments, ranks=1, check=True, mpirun=None, timeout=TIMEOUT, forks=None):
+    """Runs to the end, with `forks` (the fixture) in processes that begin quickly; returns the completed process."""
     done = subprocess.run(
-        command(script, *arguments, ranks=ranks, mpirun=mpirun),
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+        command(script, *arguments, ranks=ranks, mpirun=mpirun, forks=forks), env=environment(forks), cwd=ROOT,
+        capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if check:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
 
 
-def start(script, *arguments, ranks=1, mpirun=None):
-    """Starts in a process group of its own; the caller ends it."""
+def start(script, *arguments, ranks=1, mpirun=None, forks=None):
+    """Starts in a process group of its own; the caller ends it, by `forks` if these have begun it."""
     return subprocess.Popen(
-        command(script, *arguments, ranks=ranks, mpirun=mpirun),
-        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        stdin=subprocess.DEVNULL, start_new_session=True,
+        command(script, *arguments, ranks=ranks, mpirun=mpirun, forks=forks), env=environment(forks), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
 
