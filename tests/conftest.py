@@ -1,8 +1,12 @@
 """Fixtures of several tests."""
 
 import hypothesis
+import psutil
 import pytest
-from forks import Forks
+from forks import Forks, forked
+from running import environment
+
+from simulator.shards.environment import shard_environment
 
 # A host that stands still for a moment makes no example wrong; what hangs is ended by its own timeout.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -19,8 +23,18 @@ def scratch(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory):
-    """A quick start for the processes of runs; tests of starts, of signals and of what a launcher sees do without."""
-    forks = Forks(tmp_path_factory.mktemp("forks"))
-    yield forks
-    forks.close()
+def servers(tmp_path_factory):
+    """What processes are forked off."""
+    servers = Forks(tmp_path_factory.mktemp("forks"), environment(), shard_environment(environment(), tune=True))
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def forks(servers, monkeypatch):
+    """A quick start for the processes of a test's runs; what is about starts or signals does without."""
+    for name, value in servers.variables.items():
+        monkeypatch.setenv(name, value)
+    yield
+    _, left = psutil.wait_procs(forked(), timeout=10)
+    assert not left

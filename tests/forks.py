@@ -1,24 +1,44 @@
 """Runs whose ranks and shards are forked off servers that have imported what they need: see `forked.py`.
 
 A start then takes a tenth of the time.  The program is the same: real processes, real pipes, connections and MPI, and
-SIGKILL.  Only other signals do not reach them, and `psutil` finds them below their server, not below the launcher.
+SIGKILL.  Only other signals do not reach them, and they are below their servers, not below the launcher.
+
+Tests begin processes so while the variables of `Forks` are set: with the fixture `forks`.
 """
 
-import contextlib
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
-from running import ROOT, TIMEOUT, environment, kill_all
 
-from simulator.shards.environment import shard_environment
-
+ROOT = Path(__file__).resolve().parent.parent
 FORKED = ROOT / "tests" / "forked.py"
-RANKS = ("simulator.framework", "simulator.shards.process", "reader", "trainer")
-SHARDS = ("paddle", "model", "reader", "trainer", "simulator.worker.shard", "simulator.worker.user_turns",
-          "simulator.worker.evaluation", "simulator.worker.group_tests")  # fmt: skip
+# What ranks and shards import in any case.
+OF_RANKS = ("simulator.framework", "simulator.shards.process", "reader", "trainer")
+OF_SHARDS = ("paddle", "model", "reader", "trainer", "simulator.worker.shard", "simulator.worker.user_turns",
+             "simulator.worker.evaluation", "simulator.worker.group_tests")  # fmt: skip
+# Sockets of the servers of ranks, one after another's turn, and the process ids of all servers.
+RANKS, SERVERS = "FORKED_RANKS", "FORKED_SERVERS"
+SHARDS = "FORKED_SHARDS"
+_SECONDS = 120
+_turns = itertools.count()
+
+
+def python():
+    """The start of a command line that runs Python."""
+    if RANKS not in os.environ:
+        return [sys.executable]
+    addresses = os.environ[RANKS].split(os.pathsep)
+    return [sys.executable, "-I", "-S", str(FORKED), addresses[next(_turns) % len(addresses)]]
+
+
+def forked():
+    """All processes that the servers have forked and that are still there."""
+    servers = os.environ.get(SERVERS, "").split()
+    return [child for server in servers for child in psutil.Process(int(server)).children()]
 
 
 class Server:
@@ -33,52 +53,38 @@ class Server:
     def wait_until_ready(self):
         assert self.process.stdout.readline() == b"ready\n"
 
-    def children(self):
-        return psutil.Process(self.process.pid).children()
-
     def close(self):
         self.process.stdin.close()
-        self.process.wait(TIMEOUT)
+        self.process.wait(_SECONDS)
         self.process.stdout.close()
 
 
 class Forks:
-    """What `run` and `start` of `running.py` begin processes with.
+    """The servers; two take turns with the ranks, since hashes of strings differ between any two starts.
 
-    Two servers take turns with the ranks, since hashes of strings differ between them, as between any two starts.
+    Args:
+        folder: of their sockets.
+        variables: that runs have.
+        of_shards: those of shards.
     """
 
-    def __init__(self, folder: Path):
-        self._shards = Server(folder / "shards", SHARDS, shard_environment(environment(), tune=True))
+    def __init__(self, folder, variables, of_shards):
+        self._shards = Server(folder / "shards", OF_SHARDS, of_shards)
         # OpenBLAS starts threads when it is imported; ranks do no products of matrices.
-        plain = {**environment(), "OPENBLAS_NUM_THREADS": "1"}
-        self._ranks = [Server(folder / seed, RANKS, {**plain, "PYTHONHASHSEED": seed}) for seed in ("1", "2")]
-        self._turns = itertools.cycle(self._ranks)
-        for each in self._servers:
+        self._more = {"OPENBLAS_NUM_THREADS": "1"}
+        variables = {**variables, **self._more}
+        self._ranks = [Server(folder / seed, OF_RANKS, {**variables, "PYTHONHASHSEED": seed}) for seed in ("1", "2")]
+        self._all = [self._shards, *self._ranks]
+        for each in self._all:
             each.wait_until_ready()
 
     @property
-    def _servers(self):
-        return [*self._ranks, self._shards]
-
-    def python(self):
-        """The start of a command line, in place of `python`."""
-        return [sys.executable, "-I", "-S", str(FORKED), str(next(self._turns).address)]
-
-    def environment(self):
-        """More variables, for the ranks."""
-        return {"FORKED_SHARDS": str(self._shards.address), "OPENBLAS_NUM_THREADS": "1"}
-
-    def kill_all(self, process):
-        """SIGKILL of all ranks and shards there are, and of what has started them."""
-        forked = [child for each in self._servers for child in each.children()]
-        for each in forked:
-            # A launcher that sees one rank end kills the others.
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        kill_all(process)
-        psutil.wait_procs(forked, TIMEOUT)
+    def variables(self):
+        """By which processes are forked."""
+        ranks = os.pathsep.join(str(each.address) for each in self._ranks)
+        servers = " ".join(str(each.process.pid) for each in self._all)
+        return {RANKS: ranks, SHARDS: str(self._shards.address), SERVERS: servers, **self._more}
 
     def close(self):
-        for each in self._servers:
+        for each in self._all:
             each.close()

@@ -6,45 +6,45 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
+from forks import forked, python
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny_task.py"
 TIMEOUT = 120
 
 
-def command(script, *arguments, ranks=1, launcher=True, mpirun=None, forks=None):
+def command(script, *arguments, ranks=1, launcher=True, mpirun=None):
     """The command line; with `launcher`, several ranks go through mpirun, or what stands in `mpirun`."""
     start = mpirun or (["mpirun", "-np", str(ranks)] if launcher and ranks > 1 else [])
-    python = [sys.executable] if forks is None else forks.python()
-    return [*start, *python, str(script), *map(str, arguments)]
+    return [*start, *python(), str(script), *map(str, arguments)]
 
 
-def environment(forks=None):
-    more = {} if forks is None else forks.environment()
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **more}
+def environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
-def run(script, *arguments, ranks=1, check=True, mpirun=None, timeout=TIMEOUT, forks=None):
-    """Runs to the end, with `forks` (the fixture) in processes that begin quickly; returns the completed process."""
+def run(script, *arguments, ranks=1, check=True, mpirun=None, timeout=TIMEOUT):
+    """Runs to the end; returns the completed process."""
     done = subprocess.run(
-        command(script, *arguments, ranks=ranks, mpirun=mpirun, forks=forks), env=environment(forks), cwd=ROOT,
-        capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+        command(script, *arguments, ranks=ranks, mpirun=mpirun),
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if check:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
 
 
-def start(script, *arguments, ranks=1, mpirun=None, forks=None):
-    """Starts in a process group of its own; the caller ends it, by `forks` if these have begun it."""
+def start(script, *arguments, ranks=1, mpirun=None):
+    """Starts in a process group of its own; the caller ends it."""
     return subprocess.Popen(
-        command(script, *arguments, ranks=ranks, mpirun=mpirun, forks=forks), env=environment(forks), cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, start_new_session=True,
+        command(script, *arguments, ranks=ranks, mpirun=mpirun),
+        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdin=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
 
@@ -71,18 +71,21 @@ def wait_until(process, reached):
 
 
 def tree(process):
-    """The process and all below it."""
-    top = psutil.Process(process.pid)
-    return [top, *top.children(recursive=True)]
+    """The process and all below it, and what was forked for it."""
+    try:
+        top = psutil.Process(process.pid)
+        own = [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        own = []
+    return [*own, *forked()]
 
 
 def kill_all(process):
-    """Last resort of a test that failed half-way."""
-    try:
-        for each in reversed(tree(process)):
+    """SIGKILL, also as the last resort of a test that failed half-way."""
+    for each in reversed(tree(process)):
+        # A launcher that sees one rank end kills the others.
+        with suppress(psutil.NoSuchProcess):
             each.send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        pass
     process.wait()
 
 

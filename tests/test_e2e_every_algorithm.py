@@ -7,13 +7,14 @@ import re
 
 import pytest
 from deadly_task import ORDERS, order
-from running import ROOT, TINY, assert_same_record, read_until, run, start
+from running import ROOT, TINY, assert_same_record, kill_all, read_until, run, start
 from tiny_task import make_data
 
 import trainer
 from scheduler import ALGORITHMS, FILTERS
 
 assert trainer  # registers them
+pytestmark = pytest.mark.usefixtures("forks")
 FLAGS = ["--rounds", 4, "--sample-num", 5, "--eval-every", 2, "--seed", 3, "--lr", 0.3, "--server-lr", 1, "--shuffle",
          "--epochs", 2, "--progress", "plain", "--private", "norm._mean,norm._variance"]  # fmt: skip
 DEADLY = ROOT / "tests" / "deadly_task.py"
@@ -49,25 +50,25 @@ def test_the_papers_are_there():
 
 
 @pytest.mark.parametrize(("flag", "choice"), MARKED)
-def test_neither_placement_nor_a_kill_changes_a_bit(data, forks, tmp_path, monkeypatch, flag, choice):
+def test_neither_placement_nor_a_kill_changes_a_bit(data, tmp_path, monkeypatch, flag, choice):
     """One shard alone, and three simulators that exchange over connections, until all are killed.
 
     SIGKILL comes in the third round of the second day, when a user has trained and what it keeps is stored; the run
     goes on with one simulator of three shards, which share memory.
     """
     expected, output, orders = tmp_path / "alone", tmp_path / "out", tmp_path / "orders"
-    run(TINY, data, *FLAGS, flag, choice, "--shards", 1, "--output", expected, forks=forks)
+    run(TINY, data, *FLAGS, flag, choice, "--shards", 1, "--output", expected)
     uid = json.loads((expected / "cohorts.json").read_text())[6][0]
     order(orders, f"kept 20200102 3 {uid}", then=["wait"])
     os.mkfifo(orders / "go")
     monkeypatch.setenv(ORDERS, str(orders))
     streamed = ["--no-shared-memory", "--exchange", "always", "--shards", 2, "--checkpoint-every", 1]
-    process = start(DEADLY, data, *FLAGS, flag, choice, *streamed, "--output", output, ranks=4, forks=forks)
+    process = start(DEADLY, data, *FLAGS, flag, choice, *streamed, "--output", output, ranks=4)
     read_until(process, "waiting")
-    forks.kill_all(process)
+    kill_all(process)
     process.stdout.close()
     here = ["--shared-memory", "--exchange", "auto", "--shards", 3]
-    done = run(DEADLY, "--resume", output, *here, ranks=2, forks=forks)
+    done = run(DEADLY, "--resume", output, *here, ranks=2)
     # The checkpoint of round 6 may just have been on its way.
     assert re.search("resumed after round [56] of the run, date 20200102", done.stdout + done.stderr)
     assert_same_record(output, expected)
