@@ -30,11 +30,12 @@ def servers(tmp_path_factory):
     servers.close()
 
 
-@pytest.fixture
-def forks(servers, monkeypatch):
-    """A quick start for the processes of a test's runs; what is about starts or signals does without."""
-    for name, value in servers.variables.items():
-        monkeypatch.setenv(name, value)
-    yield
-    _, left = psutil.wait_procs(forked(), timeout=10)
+@pytest.fixture(scope="module")
+def forks(servers):
+    """A quick start for the processes of a module's runs; what is about starts or signals does without."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in servers.variables.items():
+            patch.setenv(name, value)
+        yield
+        _, left = psutil.wait_procs(forked(), timeout=10)
     assert not left
