@@ -146,12 +146,14 @@ def become(told, fds):
     if told["leads"]:
         os.setsid()
     signal.pthread_sigmask(signal.SIG_SETMASK, told["mask"])
+    mine = os.environ["PYTHONPATH"].split(os.pathsep)
     os.environ.clear()
     os.environ.update(told["environment"])
     os.chdir(told["folder"])
     random.seed()
     # The first entry is this script's own folder.
-    sys.path[:] = ["", *dict.fromkeys([*os.environ["PYTHONPATH"].split(os.pathsep), *sys.path[1:]])]
+    own = [path for path in sys.path[1:] if path not in mine]
+    sys.path[:] = ["", *dict.fromkeys([*os.environ["PYTHONPATH"].split(os.pathsep), *own])]
     if SHARDS in os.environ:
         _fork_shards(os.environ[SHARDS])
     script, *rest = told["arguments"]

@@ -66,7 +66,7 @@ class Shard:
             jobs.WeighUsers: self._weigh_users,
             jobs.BuildModel: self._build_model,
             jobs.Attach: self._attach,
-            jobs.UseMemory: self._use_memory,
+            jobs.UseMemory: lambda job: self._round.use(job.handle),
             jobs.StartPrivate: self._start_private,
             jobs.TrainShare: self._train_share,
             jobs.TrainInTurn: self._train_in_turn,
@@ -136,7 +136,8 @@ class Shard:
         self._evaluation = Evaluation(model, changes=personalises(algorithm))
         self._groups_of_users = GroupTests(model, self._evaluation, self._at)
         shapes = Shapes({n: model.specs[n] for n in model.shared}, {n: model.specs[n] for n in model.trained})
-        for each in (algorithm, *self._is.filters):
+        algorithm.check(shapes)
+        for each in self._is.filters:
             each.check(shapes)
         self._groups = algorithm.groups(shapes)
         for name in self._groups:
@@ -160,9 +161,6 @@ class Shard:
         if self._is.index == 0:
             # Of the first simulator they are the run's.
             memory.write_starts()
-
-    def _use_memory(self, job: jobs.UseMemory) -> None:
-        self._round.use(job.handle)
 
     @property
     def _round(self) -> RoundMemory:
