@@ -39,3 +39,10 @@ def forks(servers):
         yield
         _, left = psutil.wait_procs(forked(), timeout=10)
     assert not left
+
+
+@pytest.fixture
+def started(servers, monkeypatch):
+    """In a module with `forks`: the processes of this test's runs are started, as a user starts them."""
+    for name in servers.variables:
+        monkeypatch.delenv(name)
