@@ -12,6 +12,8 @@ import pytest
 from running import TINY, assert_same_record, kill_all, read_until, run, start, tree, wait_until
 from tiny_task import make_data
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 ARGUMENTS = ["--rounds", 12, "--sample-num", 5, "--eval-every", 5, "--seed", 7, "--lr", 0.3, "--shuffle",
              "--private", "norm.*", "--train-last-day", "--server-optimizer", "fedadam",
              "--checkpoint-every", 5]  # fmt: skip
