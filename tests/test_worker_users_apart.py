@@ -10,6 +10,8 @@ from tiny_task import make_data
 from protos.errors import BadInput
 from simulator.shards import jobs
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 MESSY = ROOT / "tests" / "messy_task.py"
 
 
