@@ -69,6 +69,7 @@ def test_a_failed_run_says_how_it_goes_on(reference, tmp_path):
 @pytest.mark.parametrize(
     "gone", ["", *(pytest.param(name, marks=pytest.mark.slow) for name in ("checkpoints", "config.yaml"))]
 )
+@pytest.mark.usefixtures("started")
 def test_nothing_is_promised_of_a_record_that_is_gone(reference, tmp_path, gone):
     data, _ = reference
     (tmp_path / "plan.json").write_text('[["user001"], ["user002"], ["user003"]]')
