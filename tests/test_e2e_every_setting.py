@@ -16,6 +16,8 @@ from test_docs import programs
 from simulator import Settings
 from simulator.launch.addresses import own_addresses
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 MOST = (1 << 31) - 1
 
 

@@ -139,7 +139,7 @@ def test_a_cache_among_data_without_days_is_refused(tmp_path, place):
     data = tmp_path / "data"
     (data / "train").mkdir(parents=True)
     with pytest.raises(BadInput, match="lies among the data"):
-        check_cache(Settings(data=data, cache=tmp_path / place))
+        check_cache(Settings(data=data, cache=tmp_path / place), Lines())
     check_cache(Settings(data=data, cache=data / "cache"))
 
 
@@ -150,7 +150,7 @@ def test_the_files_of_data_without_days_have_a_key(tmp_path):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_text("1\n")
         cache = reader_cache(Settings(data=data, cache=tmp_path / "cache"), Lines())
-        keys.append(cache.of_day("00000000").key)
+        keys.append(cache.of_day("00000000", "train").key)
     assert keys[0] != keys[1] == keys[2]
 
 
