@@ -22,7 +22,7 @@ DAY, NEXT = "20200101", "20200102"
 TIMES = Timings(pull=0.125, train=1.0, push=0.25, wait=0.0625)
 COLUMNS = [
     "date", "round", "phase", "users", "examples", "loss", "top1", "top1_user_mean", "top1_user_p10", "top1_user_p50",
-    "top1_user_p90", "seconds", "train", "pull", "push", "wait",
+    "top1_user_p90", "top1_user_worst10", "top1_user_variance", "seconds", "train", "pull", "push", "wait",
 ]  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def test_the_record_tells_how_users_differ_in_the_metric_that_is_the_result(tmp_
     spread = {name: value for name, value in row.items() if "_user_" in name}
     mean = {"auc": "0.5", "loss": "2.0"}  # of users' own values: 0.5 alone; 3 and 1
     assert spread.get(f"{result}_user_mean") == mean.get(result)
-    assert len(spread) == (0 if result is None else 4)
+    assert len(spread) == (0 if result is None else 6)
     assert (row["loss"], row["auc"]) == (repr(7 / 3), "0.5")
 
 
