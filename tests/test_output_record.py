@@ -79,10 +79,10 @@ def test_metrics_have_a_row_a_round_and_a_row_an_evaluation(record):
     assert list(one) == COLUMNS
     same = {"users": "2", "examples": "7", "loss": "1.75", "top1": "0.1"}
     times = {"train": "1.000000", "pull": "0.125000", "push": "0.250000", "wait": "0.062500"}
-    spread = dict.fromkeys(COLUMNS[7:11], "")
+    spread = dict.fromkeys(COLUMNS[7:13], "")
     assert one == {"date": DAY, "round": "1", "phase": "train", **same, **spread, "seconds": "1.500000", **times}
-    shares = [float(two[column]) for column in COLUMNS[7:11]]
-    assert shares == pytest.approx([0.1, 0.02, 0.1, 0.18])
+    shares = [float(two[column]) for column in COLUMNS[7:13]]
+    assert shares == pytest.approx([0.1, 0.02, 0.1, 0.18, 0.0, 0.01])
     assert {k: v for k, v in two.items() if k not in spread} == {
         "date": NEXT, "round": "1", "phase": "test", **same, "seconds": "0.500000", **times,
     }  # fmt: skip
