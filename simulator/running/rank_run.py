@@ -262,6 +262,7 @@ class RankRun:
             exchange=settings.exchange,
             algorithm=settings.make_algorithm() if pieces.algorithm is None else pieces.algorithm,
             filters=settings.make_filters() if pieces.filters is None else pieces.filters,
+            hold_out=settings.hold_out_users,
             asks_tests=any(each.asks_tests for each in self._callbacks),
         )
 
@@ -274,6 +275,7 @@ class RankRun:
                 service = self.service = SchedulerService(
                     self._role, self._settings, checked.rules, checked.meaning, callbacks=self._callbacks,
                     result=getattr(self._pieces.trainer, "result", None),
+                    higher_is_better=getattr(self._pieces.trainer, "higher_is_better", True),
                 )  # fmt: skip
                 told = (service.address, str(service.record.folder.absolute()), service.resumed, None)
             except FLError as error:

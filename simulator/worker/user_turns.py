@@ -12,7 +12,7 @@ import numpy as np
 from protos.codec import Array, Tensors, TensorSpec
 from protos.errors import BadInput, NotFound
 from scheduler.rules.algorithm import personalises
-from scheduler.rules.metrics import Pair, ratio
+from scheduler.rules.metrics import PERSONAL, Pair, ratio
 from scheduler.rules.samplers import Round
 from scheduler.rules.streams import stream_key
 from scheduler.state.rounds import TEST, TRAIN
@@ -25,9 +25,6 @@ from simulator.worker.model_state import ModelState, PrivateStart, seed_everythi
 from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.turn import NOTHING, EvaluatedUser, OnStep, Turn
 from simulator.worker.user_state import UserState
-
-# Before the names of metrics of a user's own model.
-PERSONAL = "personal_"
 
 
 @dataclass(frozen=True)
