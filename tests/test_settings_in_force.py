@@ -90,7 +90,10 @@ def test_the_trainers_settings_are_in_force_without_a_word_in_the_page():
 
 def test_a_trainer_by_itself_has_the_defaults_of_the_settings():
     fields = Settings.model_fields
-    assert numbers(Trainer()) == tuple(fields[name].default for name in TrainerBase.takes)
+    assert numbers(Trainer()) == tuple(fields[name].default for name in TrainerBase.takes[:4])
+    assert (Trainer().lr_schedule, Trainer().local_optimizer) == tuple(
+        fields[name].default for name in TrainerBase.takes[4:]
+    )
     assert numbers(Trainer(lr=0.1, max_grad_norm=None)) == (1, 5, 0.1, None)
     with pytest.raises(TypeError, match="Trainer has no argument 'momentum'"):
         Trainer(momentum=0.9)
