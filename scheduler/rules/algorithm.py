@@ -176,9 +176,7 @@ def check_local_optimizer(algorithm: Algorithm, rule: LocalRule | None, written:
     if takes == "plain":
         raise BadInput(f"{begin}{who} holds for plain SGD alone; leave it out")
     if takes == "sums" and rule.reach(1) is None:
-        raise BadInput(
-            f"{begin}{who} must know how far its steps go, which is known of sgd without keep; take that, or leave it out"
-        )
+        raise BadInput(f"{begin}{who} must know how far steps go, as of sgd without keep; take that, or leave it out")
     if rule.keep and not algorithm.trains_one:
         raise BadInput(f"{begin}{who} trains two models of a user, and keep is for one; leave keep out")
 

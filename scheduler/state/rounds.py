@@ -9,7 +9,9 @@ from scheduler.rules.algorithm import Algorithm
 from scheduler.rules.filters import Filter
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round, Sampler, TestSampler
+from scheduler.rules.schedules import Schedule, Scheduled
 from scheduler.rules.server_optimizers import ServerOptimizer
+from scheduler.rules.server_rule import ServerRule
 from scheduler.state.partition import Exchange
 
 TRAIN, TEST = "train", "test"
@@ -24,6 +26,7 @@ class Rules:
         sampler: chooses the cohorts.
         test_sampler: chooses the users that are tested.
         optimizer: the server step.
+        schedule: of its rate; None for a constant one.
         federated: False for one user after another with no averaging.
         rounds: rounds a day.
         exchange: whether simulators add up their sums among themselves.
@@ -43,12 +46,18 @@ class Rules:
     algorithm: Algorithm = field(default_factory=Algorithm)
     filters: tuple[Filter, ...] = ()
     asks_tests: bool = False
+    schedule: Schedule | None = None
 
     @property
     def weighs(self) -> bool:
         """Whether users count by their weight in the mean of the model's updates."""
         equal = self.algorithm.weight == "one" or any(each.counts_equally for each in self.filters)
         return self.federated and self.optimizer.weighted and not equal
+
+    @property
+    def server_rule(self) -> ServerRule:
+        """What moves the model, if the algorithm makes nothing else of it."""
+        return self.optimizer if self.schedule is None else Scheduled(self.optimizer, self.schedule)
 
 
 @dataclass(frozen=True)
