@@ -346,6 +346,14 @@ def test_a_server_rule_whose_rate_cannot_change_is_refused():
     with pytest.raises(BadInput, match=r"^--server-schedule warmup\(2\) would do nothing: Fixed has no learning_rate"):
         check_takes_rate(rule, "warmup(2)")
     rule.learning_rate = 1.0
+
+    class Bounded(ServerRule):
+        learning_rate = 1.0
+
+        def step(self, x, mean, slots, at):
+            return x + np.clip(self.learning_rate * mean, -0.01, 0.01)
+
+    check_takes_rate(Bounded(), "warmup(2)")
     with pytest.raises(BadInput, match="the steps of Fixed do not depend on its learning_rate"):
         check_takes_rate(rule, "warmup(2)")
 

@@ -81,6 +81,12 @@ class TrainerBase(ABC):
     rule_state: RuleState | None = None
     shuffle: bool = False
 
+    def __init_subclass__(cls) -> None:
+        """An optimizer of the trainer's own is none that a setting could choose."""
+        super().__init_subclass__()
+        if cls.make_optimizer is not TrainerBase.make_optimizer:
+            cls.takes = tuple(name for name in cls.takes if name != "local_optimizer")
+
     def __init__(self, *, shuffle: bool = False, **numbers: Unpack[LocalTraining]) -> None:
         unknown = sorted(set(numbers) - set(LocalTraining.__annotations__))
         if unknown:
@@ -104,11 +110,7 @@ class TrainerBase(ABC):
         taken = copy.copy(self)
         # What an earlier use in this process has left.
         vars(taken).pop("_local_sgd", None)
-        # An optimizer of the trainer's own is none that a setting could choose.
-        own = not self._is_plain(TrainerBase, "make_optimizer")
         for name in self.takes:
-            if name == "local_optimizer" and own:
-                continue
             who, flag = type(self).__name__, f"--{name.replace('_', '-')}"
             if not hasattr(settings, name):
                 raise ValueError(f"{who} takes the setting {name!r}, which {type(settings).__name__} does not have")

@@ -186,9 +186,12 @@ def check_takes_rate(optimizer: Any, written: str) -> None:
         raise BadInput(f"{begin}: {who} has no learning_rate that it could change; leave it out")
     at = Step(0, "20200101", 1, 0, 1, 1, array="trial")
 
+    # Of all sizes: a rule may bound its steps.
+    mean = np.array([sign * 10.0**-size for size in range(9) for sign in (1, -1)])
+
     def tried(one: ServerOptimizer) -> Float64:
-        slots = {slot: np.full(2, one.initial_slot(slot)) for slot in one.slots}
-        return np.array(one.step(np.array([1.0, -1.0]), np.array([0.5, 0.25]), slots, at))
+        slots = {slot: np.full(mean.size, one.initial_slot(slot)) for slot in one.slots}
+        return np.array(one.step(np.zeros(mean.size), mean.copy(), slots, at))
 
     try:
         same = np.array_equal(tried(with_rate(optimizer, 1.0)), tried(with_rate(optimizer, 0.5)))
