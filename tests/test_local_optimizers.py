@@ -191,6 +191,28 @@ def test_fresh_or_kept(tmp_path, written):
     assert np.frombuffer(kept.private_of("b")["state/optimizer/out.weight/steps"], "int64").tolist() == [6]
 
 
+def test_one_after_another_each_user_has_its_own_state(tmp_path):
+    made = shard(tmp_path / "a", "adam(keep=True)")
+    made.do(jobs.TrainInTurn, "ab")
+    made.step = 1
+    counts = [np.frombuffer(made.private_of(uid)["state/optimizer/out.weight/steps"], "int64")[0] for uid in "ab"]
+    assert counts == [1, 3]
+
+
+def test_a_test_that_trains_begins_with_nothing(tmp_path):
+    """Its optimizer is none that an earlier training has left."""
+
+    class Tunes(TinyTrainer):
+        def evaluate_user(self, model, examples, user):
+            assert self.make_optimizer(model)._arrays == {}
+            return super().evaluate_user(model, examples, user)
+
+    made = shard(tmp_path / "a", "sgd(momentum=0.9)", kind=lambda w, s: Tunes(local_optimizer=w, lr_schedule=s))
+    made.do(jobs.TrainShare, "ab")
+    made.step = 1
+    made.do(jobs.EvaluateShare, "ab")
+
+
 def test_a_training_that_does_not_ask_for_the_optimizer_is_named(tmp_path):
     class Own(TinyTrainer):
         def train_user(self, model, examples, user):

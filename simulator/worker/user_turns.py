@@ -221,7 +221,11 @@ class UserTurns:
         else:
             state = RuleState(user.states[-1] if self._rule.keep else {})
             vars(trainer)["rule_state"] = state
-            metrics = self._play(trainer.train_user, examples, turn)
+            try:
+                metrics = self._play(trainer.train_user, examples, turn)
+            finally:
+                # It is this user's; what a test trains begins with nothing.
+                del vars(trainer)["rule_state"]
             if not state.asked:
                 raise BadInput(
                     f"{type(trainer).__name__}.train_user makes no step with what self.make_optimizer gives, so that "
