@@ -23,6 +23,7 @@ from scheduler.rules.algorithm import check_local_optimizer
 from scheduler.rules.local_optimizers import RuleState
 from scheduler.rules.schedules import Scheduled, check_takes_rate
 from simulator.shards import jobs
+from trainer.local_sgd import LocalSGD
 from trainer.local_steps import LocalSteps
 
 RATE, START = 0.1, np.array([1.0, -2.0, 0.5])
@@ -102,6 +103,20 @@ def test_gradients_are_clipped_before_the_optimizer():
     (x * paddle.to_tensor([3.0, 4.0])).sum().backward()
     LocalSteps(model, LOCAL_OPTIMIZERS.make("sgd(weight_decay=0.5)"), RATE, 1.0, RuleState()).step()
     np.testing.assert_allclose(x.numpy(), [1 - 0.1 * (0.6 + 0.5), 1 - 0.1 * (0.8 + 0.5)], rtol=1e-6)
+
+
+def test_plain_sgd_makes_no_step_without_gradients():
+    """Of a large parameter either, which Paddle updates."""
+    import paddle
+
+    layer = paddle.nn.Linear(200, 100)
+    before = layer.weight.numpy().copy()
+    sgd = LocalSGD(layer, 1.0, 5.0)
+    sgd.step()
+    np.testing.assert_array_equal(layer.weight.numpy(), before)
+    layer(paddle.ones([1, 200])).sum().backward()
+    sgd.step()
+    assert not np.array_equal(layer.weight.numpy(), before)
 
 
 def test_sparse_gradients_are_made_dense_and_decay_reaches_all_rows():
