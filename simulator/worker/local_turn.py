@@ -91,6 +91,7 @@ class LocalTurn:
         self._sent = Sent(uid, begin.groups)
         self._only: Sequence[str] | None = None
         self._steps: int | None = None
+        self._skipped = 0
         self._parts = {"part": 0, "evaluate": 0}
         # Of the step that is on: the batch, and what goes through it again.
         self._step: tuple[Mapping[str, Any], Again] | None = None
@@ -153,6 +154,18 @@ class LocalTurn:
         if not self._steps and all(map(len, self.examples.values())):
             raise self._untold("counts steps", "before_step", "between backward() and the optimizer's step")
         return self._steps
+
+    @property
+    def reach(self) -> float:
+        """How far these go."""
+        rule, steps = getattr(self._trainer, "local_rule", None), self.steps - self._skipped
+        found = float(steps) if rule is None else rule.reach(steps)
+        if found is None:
+            raise BadInput(
+                f"uid {self.uid!r}: the algorithm asks how far steps go, which is not known of {rule!r}; "
+                "say so by its local_optimizers"
+            )
+        return float(found)
 
     @property
     def shared(self) -> Mapping[str, Array]:
@@ -229,7 +242,7 @@ class LocalTurn:
             self._model.train_only(self._only)
         part = self._part("part", first="" if self._phase == "train" else "part 0")
         ends = self._head_input(head).correct(on_features) if on_features is not None else lambda: None
-        self._training = True
+        self._training, self._skipped = True, 0
         try:
             metrics, turn = self._plays.train(rows, part, epochs, batch_size, OnStep(self._begin_batch, correct))
         finally:
@@ -265,6 +278,13 @@ class LocalTurn:
         """Of the shared parameters that train now."""
         names = self._model.trained if self._only is None else [n for n in self._model.trained if n in self._only]
         return _Gradients(self._model, names)
+
+    def skip(self) -> None:
+        """Has the optimizer make no step."""
+        self._step_now()
+        self._skipped += 1
+        # Optimizers leave alone what has no gradient.
+        self._model.clear_gradients()
 
     # -- the batch of a step, and tests ----------------------------------------------
 

@@ -82,8 +82,7 @@ class FedALA(Algorithm):
             for name, gradient in local.gradients().items():
                 moved = state[WEIGHT + name] - np.float32(self.eta) * gradient * apart[name]
                 state[WEIGHT + name] = np.clip(moved, 0, 1)
-                # The optimizer's step is of nothing.
-                gradient[...] = 0
+            local.skip()
             local.load(mixture())
 
         count = len(next(iter(local.examples.values())))
