@@ -1,0 +1,427 @@
+"""trainer/algorithms equal the equations of their papers: NumPy loops over a net of two layers, in float64.
+
+Users have from 1 to 12 examples, cohorts are a part of them, the last batch is smaller; the second day has
+other users.  Some users have never trained when they are tested, and one has nothing to train on.
+"""
+
+import numpy as np
+import pytest
+from paddle import nn
+from shard_rounds import ShardRounds, made_up
+
+from model import Classifier
+from scheduler.rules.streams import stream
+from trainer import TrainerBase, algorithms
+
+FEATURES, WIDTH, CLASSES = 6, 5, 3
+LR, EPOCHS, BATCH = 0.2, 2, 4
+DAY, NEXT = "20200101", "20200102"
+ROUNDS = ((DAY, "abc"), (DAY, "bd"), (DAY, "cae"), (NEXT, "dba"), (NEXT, "ac"))
+TRAIN = {"a": 1, "b": 12, "c": 4, "d": 9, "e": 6, "f": 7}
+DAYS = {
+    DAY: {"train": made_up(TRAIN), "test": {}},
+    NEXT: {
+        "train": made_up({"a": 3, "b": 7, "c": 6, "d": 5, "f": 9}, seed=1),
+        "test": made_up({"a": 8, "b": 5, "c": 1, "f": 9, "g": 6}, seed=2),
+    },
+}
+# Parameters of the net in one vector, the head at its end.
+SHAPES = {
+    "layers.0.weight": (FEATURES, WIDTH), "layers.0.bias": (WIDTH,),
+    "layers.2.weight": (WIDTH, CLASSES), "layers.2.bias": (CLASSES,),
+}  # fmt: skip
+BASE, HEAD = slice(0, 35), slice(35, 53)
+NOTHING = np.zeros((0, FEATURES)), np.zeros(0, int)
+
+
+class NetTrainer(TrainerBase):
+    """Two dense layers."""
+
+    def make_model(self):
+        return Classifier(nn.Linear(FEATURES, WIDTH), nn.Tanh(), nn.Linear(WIDTH, CLASSES))
+
+
+class Operators(Classifier):
+    """The same by Paddle's operators."""
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class OperatorsTrainer(TrainerBase):
+    def make_model(self):
+        return Operators(nn.Linear(FEATURES, WIDTH), nn.Tanh(), nn.Linear(WIDTH, CLASSES))
+
+
+# -- the net -------------------------------------------------------------------------
+
+
+def split(w):
+    parts, at = [], 0
+    for shape in SHAPES.values():
+        size = int(np.prod(shape))
+        parts.append(w[at : at + size].reshape(shape))
+        at += size
+    return parts
+
+
+def joined(arrays, before=""):
+    return np.concatenate([arrays[before + name].astype("float64").ravel() for name in SHAPES])
+
+
+def features(w, x):
+    first, bias, _, _ = split(w)
+    return np.tanh(x @ first + bias)
+
+
+def probabilities(w, x):
+    _, _, last, bias = split(w)
+    logits = features(w, x) @ last + bias
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def loss_of(w, x, y):
+    return float(-np.log(probabilities(w, x)[np.arange(len(y)), y]).mean())
+
+
+def gradient(w, x, y, term=None):
+    """Of the mean cross entropy; `term(z)` is added to its gradient by the features z."""
+    _, _, last, _ = split(w)
+    z, error = features(w, x), probabilities(w, x)
+    error[np.arange(len(y)), y] -= 1
+    error /= len(y)
+    back = error @ last.T
+    if term is not None:
+        back = back + term(z)
+    back = back * (1 - z**2)
+    return np.concatenate([(x.T @ back).ravel(), back.sum(0), (z.T @ error).ravel(), error.sum(0)])
+
+
+# -- the rounds ----------------------------------------------------------------------
+
+
+class Oracle:
+    """What a run of the shard gave, and local training by hand.
+
+    Args:
+        bound: of the norm of gradients.
+    """
+
+    def __init__(self, folder, algorithm, bound, kind=NetTrainer):
+        self.bound = bound
+        trainer = kind(epochs=EPOCHS, batch_size=BATCH, lr=LR, max_grad_norm=bound)
+        self.run = ShardRounds(folder, trainer, algorithm, DAYS)
+        self.start = self.run.params
+        for day, cohort in ROUNDS:
+            self.run.train(day, cohort)
+        self.tests = self.run.test(NEXT, NEXT)
+
+    def rounds(self):
+        """For each round the population, and x and y of its users."""
+        for day, cohort in ROUNDS:
+            yield len(DAYS[day]["train"]), {uid: self.data(day, "train", uid) for uid in cohort}
+
+    @staticmethod
+    def data(day, split, uid):
+        examples = DAYS[day][split].get(uid)
+        return NOTHING if examples is None else (examples["x"].astype("float64"), examples["y"].reshape(-1))
+
+    def first(self):
+        """The model that a run begins with, of whatever is shared."""
+        return joined(self.start)
+
+    def start_of(self, uid, shared=None):
+        """A model of a user that has never trained."""
+        return joined({**(shared or self.start), **self.run.start_of(uid)})
+
+    def cut(self, g):
+        norm = np.sqrt((g**2).sum())
+        return g * min(1, self.bound / norm) if norm else g
+
+    def batches(self, x, y, epochs=EPOCHS, size=BATCH):
+        for _ in range(epochs):
+            for i in range(0, len(y), size):
+                yield x[i : i + size], y[i : i + size]
+
+    def descend(self, w, x, y, extra=lambda w: 0.0, term=None, only=slice(None), epochs=EPOCHS):
+        """Local SGD; `term(z, xb, yb)` as of `gradient`."""
+        for xb, yb in self.batches(x, y, epochs):
+            more = None if term is None else lambda z, xb=xb, yb=yb: term(z, xb, yb)
+            g = np.zeros_like(w)
+            g[only] = (gradient(w, xb, yb, more) + extra(w))[only]
+            w = w - LR * self.cut(g)
+        return w
+
+    def close(self, found, expected):
+        np.testing.assert_allclose(found, expected, atol=2e-5, rtol=0)
+
+    def check(self, w):
+        self.close(joined(self.run.params), w)
+        # It has gone somewhere.
+        assert np.abs(w - self.first()).max() > 0.02
+
+    def check_kept(self, own, before="state/"):
+        """own: the vector of each that has trained."""
+        assert set(own) == set("abcde")
+        for uid, vector in own.items():
+            self.close(joined(self.run.kept(uid), before), vector)
+        assert self.run.kept("f") is None
+
+    def check_tests(self, models, name=""):
+        """models: uid -> the vector of its model."""
+        assert set(models) == set(self.tests) == set("abcfg")
+        for uid, w in models.items():
+            x, y = self.data(NEXT, "test", uid)
+            found = self.tests[uid]
+            assert found[f"{name}loss"] == pytest.approx(loss_of(w, x, y), abs=3e-5), uid
+            assert found[f"{name}top1"] == pytest.approx((probabilities(w, x).argmax(1) == y).mean()), uid
+
+
+def mean(deltas, weights):
+    return sum(n * d for n, d in zip(weights, deltas, strict=True)) / sum(weights)
+
+
+def by_examples(cohort, deltas):
+    return mean(deltas, [len(y) for _, y in cohort.values()])
+
+
+@pytest.fixture(params=[1e9, 0.25], ids=["free", "clipped"])
+def oracle(request, tmp_path):
+    return lambda algorithm, kind=NetTrainer: Oracle(tmp_path, algorithm, request.param, kind)
+
+
+# -- one model for all ---------------------------------------------------------------
+
+
+def test_fedavg(oracle):
+    o = oracle(algorithms.FedProx(mu=0.0))
+    w = o.first()
+    for _, cohort in o.rounds():
+        w = w + by_examples(cohort, [o.descend(w, x, y) - w for x, y in cohort.values()])
+    o.check(w)
+    o.check_tests(dict.fromkeys("abcfg", w))
+
+
+def test_fedsgd(oracle):
+    o = oracle(algorithms.FedSGD())
+    w = o.first()
+    for _, cohort in o.rounds():
+        w = w + by_examples(cohort, [-LR * o.cut(gradient(w, x, y)) for x, y in cohort.values()])
+    o.check(w)
+
+
+def test_feddyn(oracle):
+    alpha = 0.3
+    o = oracle(algorithms.FedDyn(alpha=alpha))
+    w, h, linear = o.first(), 0.0, dict.fromkeys("abcde", np.zeros(53))
+    for population, cohort in o.rounds():
+        ends = {}
+        for uid, (x, y) in cohort.items():
+            ends[uid] = o.descend(w, x, y, lambda v, uid=uid, w=w: alpha * (v - w) - linear[uid])
+            linear[uid] = linear[uid] - alpha * (ends[uid] - w)
+        h = h - alpha / population * sum(end - w for end in ends.values())
+        w = sum(ends.values()) / len(ends) - h / alpha
+    o.check(w)
+    o.check_kept(linear)
+
+
+def test_qfedavg(oracle):
+    q, big = 1.5, 1 / LR
+    o = oracle(algorithms.QFedAvg(q=q))
+    w = o.first()
+    for _, cohort in o.rounds():
+        above, below = 0.0, 0.0
+        for x, y in cohort.values():
+            f = loss_of(w, x, y) + 1e-10
+            step = big * (w - o.descend(w, x, y))
+            above = above + f**q * step
+            below += q * f ** (q - 1) * (step**2).sum() + big * f**q
+        w = w - above / below
+    o.check(w)
+
+
+def test_scaffold_option_1(oracle):
+    o = oracle(algorithms.Scaffold(option=1))
+    w, c, own = o.first(), np.zeros(53), dict.fromkeys("abcde", np.zeros(53))
+    for population, cohort in o.rounds():
+        dw, dc = [], []
+        for uid, (x, y) in cohort.items():
+            end = o.descend(w, x, y, lambda v, ci=own[uid], c=c: c - ci)
+            new = gradient(w, x, y)
+            dw.append(end - w)
+            dc.append(new - own[uid])
+            own[uid] = new
+        w = w + sum(dw) / len(dw)
+        c = c + len(cohort) / population * sum(dc) / len(dc)
+    o.check(w)
+    o.close(joined(o.run.params, "c/"), c)
+    o.check_kept(own)
+
+
+def contrast(z, near, far, temperature):
+    """Gradient of the mean of -log softmax of the cosines over T, by z."""
+
+    def cosine(other):
+        sizes = np.linalg.norm(z, axis=1) * np.linalg.norm(other, axis=1)
+        value = (z * other).sum(1) / sizes
+        return value, other / sizes[:, None] - (value / (z**2).sum(1))[:, None] * z
+
+    (a, da), (b, db) = cosine(near), cosine(far)
+    p = np.exp(a / temperature) / (np.exp(a / temperature) + np.exp(b / temperature))
+    return ((p - 1)[:, None] * da + (1 - p)[:, None] * db) / temperature / len(z)
+
+
+@pytest.mark.parametrize("kind", [NetTrainer, OperatorsTrainer])
+def test_moon(oracle, kind):
+    mu, temperature = 2.0, 0.4
+    o = oracle(algorithms.Moon(mu=mu, temperature=temperature), kind)
+    w, last = o.first(), {}
+    for _, cohort in o.rounds():
+        deltas = []
+        for uid, (x, y) in cohort.items():
+
+            def term(z, xb, yb, old=last.get(uid, w), w=w):
+                return mu * contrast(z, features(w, xb), features(old, xb), temperature)
+
+            last[uid] = o.descend(w, x, y, term=term)
+            deltas.append(last[uid] - w)
+        w = w + by_examples(cohort, deltas)
+    o.check(w)
+    o.check_kept(last)
+
+
+# -- a part, or all, of each user's own -----------------------------------------------
+
+
+def own_parts(o, mine, train, new):
+    """Rounds of a model of which a part is private, and its tests.
+
+    Args:
+        mine: which part.
+        train: (model, x, y) -> the model after a turn.
+        new: the same of a user that has never trained, before its test.
+    """
+    shared = slice(0, 0) if mine == slice(None) else HEAD if mine == BASE else BASE
+    w, own = o.start_of("a"), {}
+    for _, cohort in o.rounds():
+        deltas = []
+        for uid, (x, y) in cohort.items():
+            begin = w.copy()
+            begin[mine] = own[uid] if uid in own else o.start_of(uid)[mine]
+            end = train(begin, x, y)
+            own[uid] = end[mine]
+            deltas.append((end - w)[shared])
+        w[shared] += by_examples(cohort, deltas)
+    names = set(SHAPES) - set(o.run.params)
+    for uid, part in own.items():
+        o.close(joined({**o.run.params, **o.run.kept(uid)})[mine], part)
+        assert set(o.run.kept(uid)) == names
+    o.close(joined({**o.run.params, **o.run.start_of("a")})[shared], w[shared])
+    usual, personal = {}, {}
+    for uid in o.tests:
+        begin = w.copy()
+        begin[mine] = own[uid] if uid in own else o.start_of(uid)[mine]
+        usual[uid] = begin
+        personal[uid] = begin if uid in own else new(begin, *o.data(NEXT, "train", uid))
+    o.check_tests(usual)
+    o.check_tests(personal, "personal_")
+
+
+def test_local(oracle):
+    o = oracle(algorithms.LocalOnly())
+    assert not o.start
+    own_parts(o, slice(None), o.descend, o.descend)
+
+
+def test_fedper(oracle):
+    o = oracle(algorithms.FedPer())
+    own_parts(o, HEAD, o.descend, lambda w, x, y: o.descend(w, x, y, only=HEAD))
+
+
+def test_fedrep(oracle):
+    o = oracle(algorithms.FedRep(head_epochs=3))
+
+    def train(w, x, y):
+        return o.descend(o.descend(w, x, y, only=HEAD, epochs=3), x, y, only=BASE)
+
+    own_parts(o, HEAD, train, lambda w, x, y: o.descend(w, x, y, only=HEAD, epochs=3))
+
+
+def test_lgfedavg(oracle):
+    o = oracle(algorithms.LGFedAvg())
+    own_parts(o, BASE, o.descend, lambda w, x, y: o.descend(w, x, y, only=BASE))
+
+
+# -- a model of each user's own beside the global one -----------------------------------
+
+
+def test_finetune(oracle):
+    o = oracle(algorithms.FineTune(epochs=3))
+    w = o.first()
+    for _, cohort in o.rounds():
+        w = w + by_examples(cohort, [o.descend(w, x, y) - w for x, y in cohort.values()])
+    o.check(w)
+    o.check_tests(dict.fromkeys("abcfg", w))
+    o.check_tests({uid: o.descend(w, *o.data(NEXT, "train", uid), epochs=3) for uid in o.tests}, "personal_")
+
+
+def test_fedbabu(oracle):
+    o = oracle(algorithms.FedBABU(epochs=3))
+    w = o.first()
+    for _, cohort in o.rounds():
+        w = w + by_examples(cohort, [o.descend(w, x, y, only=BASE) - w for x, y in cohort.values()])
+    o.check(w)
+    o.close(w[HEAD], o.first()[HEAD])
+    o.check_tests(dict.fromkeys("abcfg", w))
+    o.check_tests({uid: o.descend(w, *o.data(NEXT, "train", uid), epochs=3) for uid in o.tests}, "personal_")
+
+
+def test_ditto(oracle):
+    lam = 0.6
+    o = oracle(algorithms.Ditto(lam=lam))
+    w, own = o.first(), {}
+    for _, cohort in o.rounds():
+        deltas = []
+        for uid, (x, y) in cohort.items():
+            own[uid] = o.descend(own.get(uid, w), x, y, lambda v, w=w: lam * (v - w))
+            deltas.append(o.descend(w, x, y) - w)
+        w = w + by_examples(cohort, deltas)
+    o.check(w)
+    o.check_kept(own)
+    o.check_tests(dict.fromkeys("abcfg", w))
+    new = {uid: o.descend(w, *o.data(NEXT, "train", uid), lambda v: lam * (v - w)) for uid in "fg"}
+    o.check_tests({uid: own.get(uid, new.get(uid)) for uid in o.tests}, "personal_")
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_apfl(oracle, adaptive):
+    o = oracle(algorithms.APFL(alpha=0.4, adaptive=adaptive))
+
+    def turn(w, v, alpha, x, y):
+        for number, (xb, yb) in enumerate(o.batches(x, y)):
+            g = o.cut(gradient(alpha * v + (1 - alpha) * w, xb, yb))
+            new = v - LR * alpha * g
+            if not number and adaptive:
+                alpha = float(np.clip(alpha - LR * ((v - w) @ g), 0, 1))
+            v, w = new, w - LR * o.cut(gradient(w, xb, yb))
+        return w, v, alpha
+
+    w, own = o.first(), {}
+    for _, cohort in o.rounds():
+        deltas = []
+        for uid, (x, y) in cohort.items():
+            v, alpha = own.get(uid, (w, 0.4))
+            end, *own[uid] = turn(w, v, alpha, x, y)
+            deltas.append(end - w)
+        w = w + by_examples(cohort, deltas)
+    o.check(w)
+    o.check_kept({uid: v for uid, (v, _) in own.items()}, "state/v.")
+    alphas = {uid: alpha for uid, (_, alpha) in own.items()}
+    for uid, alpha in alphas.items():
+        o.close(o.run.kept(uid)["state/alpha"], [alpha])
+    assert (len(set(alphas.values())) > 3) == adaptive
+    o.check_tests(dict.fromkeys("abcfg", w))
+    for uid in "fg":
+        _, *own[uid] = turn(w, w, 0.4, *o.data(NEXT, "train", uid))
+    o.check_tests({uid: own[uid][1] * own[uid][0] + (1 - own[uid][1]) * w for uid in o.tests}, "personal_")
