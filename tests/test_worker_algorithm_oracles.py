@@ -425,3 +425,163 @@ def test_apfl(oracle, adaptive):
     for uid in "fg":
         _, *own[uid] = turn(w, w, 0.4, *o.data(NEXT, "train", uid))
     o.check_tests({uid: own[uid][1] * own[uid][0] + (1 - own[uid][1]) * w for uid in o.tests}, "personal_")
+
+
+@pytest.mark.parametrize(("lam", "steps"), [(3.0, 4), (15.0, 2)])
+def test_pfedme(oracle, lam, steps):
+    """With lam = 15 the rates are at their bounds: theta's is 1/16, and w goes to theta."""
+    o = oracle(algorithms.PFedMe(lam=lam, steps=steps))
+    rate, pull = (LR, LR * lam) if lam == 3.0 else (1 / 16, 1.0)
+
+    def turn(w, x, y):
+        theta = w
+        for xb, yb in o.batches(x, y):
+            theta = w
+            for _ in range(steps):
+                theta = theta - rate * (o.cut(gradient(theta, xb, yb)) + lam * (theta - w))
+            w = w - pull * (w - theta)
+        return w, theta
+
+    w, own = o.first(), {}
+    for _, cohort in o.rounds():
+        deltas = []
+        for uid, (x, y) in cohort.items():
+            end, own[uid] = turn(w, x, y)
+            deltas.append(end - w)
+        w = w + by_examples(cohort, deltas)
+    o.check(w)
+    o.check_kept(own)
+    o.check_tests(dict.fromkeys("abcfg", w))
+    for uid in "fg":
+        own[uid] = turn(w, *o.data(NEXT, "train", uid))[1]
+    o.check_tests({uid: own[uid] for uid in o.tests}, "personal_")
+
+
+@pytest.mark.parametrize("hessian", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 0.35])
+def test_perfedavg(oracle, hessian, alpha):
+    delta, each = 0.01, 3 if hessian else 2
+    o = oracle(algorithms.PerFedAvg(alpha=alpha, hessian=hessian, delta=delta, epochs=2))
+    ahead = alpha or LR
+
+    def turn(w, x, y):
+        size = max(1, min(BATCH, int(np.ceil(len(y) / each))))
+        batches = list(o.batches(x, y, size=size))
+        for k in range(0, len(batches) - each + 1, each):
+            one, two, *three = batches[k : k + each]
+            v = gradient(w - ahead * o.cut(gradient(w, *one)), *two)
+            if three:
+                (last,) = three
+                second = (gradient(w + delta * v, *last) - gradient(w - delta * v, *last)) / (2 * delta)
+                v = v - ahead * second
+            w = w - LR * o.cut(v)
+        return w
+
+    w = o.first()
+    for _, cohort in o.rounds():
+        w = w + by_examples(cohort, [turn(w, x, y) - w for x, y in cohort.values()])
+    o.check(w)
+    o.check_tests(dict.fromkeys("abcfg", w))
+    own = dict.fromkeys(o.tests, w)
+    for uid in own:
+        for xb, yb in o.batches(*o.data(NEXT, "train", uid), epochs=2):
+            own[uid] = own[uid] - ahead * o.cut(gradient(own[uid], xb, yb))
+    o.check_tests(own, "personal_")
+
+
+@pytest.mark.parametrize("start_epochs", [1, 10])
+def test_fedala(oracle, start_epochs):
+    """In the second round with a user W is learned for at most so many epochs, afterwards for one."""
+    eta, share = 1.5, 0.6
+    o = oracle(algorithms.FedALA(eta=eta, share=share, start_epochs=start_epochs))
+    sent, weight, learned, epochs = {}, {}, set(), []
+
+    def mixed(uid, w, x, y, where):
+        """The mixture, and its weights."""
+        old, mine = sent[uid], weight[uid]
+        rows = np.sort(stream(0, "algorithm", *where, uid).permutation(len(y))[: max(1, round(share * len(y)))])
+        x, y, before = x[rows], y[rows], None
+
+        def mixture():
+            v = w.copy()
+            v[HEAD] = old + (w[HEAD] - old) * mine
+            return v
+
+        for epoch in range(1 if uid in learned else start_epochs):
+            losses = []
+            for xb, yb in o.batches(x, y, epochs=1):
+                v = mixture()
+                losses.append(loss_of(v, xb, yb) * len(yb))
+                mine = np.clip(mine - eta * gradient(v, xb, yb)[HEAD] * (w[HEAD] - old), 0, 1)
+            now = sum(losses) / max(1, len(y))
+            if before is not None and abs(before - now) < 0.01:
+                break
+            before = now
+        epochs.append(epoch + 1)
+        return mixture(), mine
+
+    w, number = o.first(), {DAY: 0, NEXT: 0}
+    for (_, cohort), (day, _) in zip(o.rounds(), ROUNDS, strict=True):
+        number[day] += 1
+        deltas = []
+        for uid, (x, y) in cohort.items():
+            begin = w
+            if uid in sent:
+                begin, weight[uid] = mixed(uid, w, x, y, ("train", day, number[day]))
+                learned.add(uid)
+            else:
+                weight[uid] = np.ones(18)
+            end = o.descend(begin, x, y)
+            sent[uid] = end[HEAD]
+            deltas.append(end - w)
+        w = w + by_examples(cohort, deltas)
+    assert start_epochs == 1 or 1 < max(epochs)
+    o.check(w)
+    names = [name for name in SHAPES if name.startswith("layers.2")]
+    for uid, head in sent.items():
+        kept = o.run.kept(uid)
+        o.close(np.concatenate([kept[f"state/sent.{name}"].ravel() for name in names]), head)
+        o.close(np.concatenate([kept[f"state/w.{name}"].ravel() for name in names]), weight[uid])
+    assert min(each.min() for each in weight.values()) < 0.95
+    o.check_tests(dict.fromkeys("abcfg", w))
+    own = dict.fromkeys(o.tests, w)
+    for uid in sent.keys() & own.keys():
+        own[uid] = mixed(uid, w, *o.data(NEXT, "train", uid), ("test", NEXT, number[NEXT]))[0]
+    o.check_tests(own, "personal_")
+
+
+@pytest.mark.parametrize("kind", [NetTrainer, OperatorsTrainer])
+def test_fedproto(oracle, kind):
+    lam = 0.8
+    o = oracle(algorithms.FedProto(lam=lam), kind)
+    prototypes, own = {}, {}
+
+    def train(w, x, y):
+        def term(z, xb, yb):
+            there = np.array([label in prototypes for label in yb])
+            near = np.array([prototypes.get(label, np.zeros(WIDTH)) for label in yb])
+            return 2 * lam * (z - near) * there[:, None] / (len(yb) * WIDTH)
+
+        return o.descend(w, x, y, term=term)
+
+    seen = []
+    for _, cohort in o.rounds():
+        for uid, (x, y) in cohort.items():
+            own[uid] = train(own.get(uid, o.start_of(uid, {})), x, y)
+        zs = np.concatenate([features(own[uid], x) for uid, (x, _) in cohort.items()])
+        ys = np.concatenate([y for _, y in cohort.values()])
+        prototypes |= {label: zs[ys == label].mean(0) for label in set(ys)}
+        seen.append(set(ys))
+    for label, place in prototypes.items():
+        o.close(o.run.params[f"prototypes/{label}"], place)
+    o.check_kept(own, "")
+    new = {uid: o.start_of(uid, {}) for uid in "fg"}
+    o.check_tests({uid: own.get(uid, new.get(uid)) for uid in o.tests})
+    for uid in o.tests:
+        w = own[uid] if uid in own else train(new[uid], *o.data(NEXT, "train", uid))
+        x, y = o.data(NEXT, "test", uid)
+        z, labels = features(w, x), sorted(prototypes)
+        nearest = np.array(labels)[
+            np.argmin([((z - prototypes[label]) ** 2).sum(1) for label in labels], axis=0)
+        ]
+        assert o.tests[uid]["personal_top1"] == pytest.approx((nearest == y).mean()), uid

@@ -266,6 +266,10 @@ class LocalTurn:
         names = self._model.trained if self._only is None else [n for n in self._model.trained if n in self._only]
         return _Gradients(self._model, names)
 
+    def skip(self) -> None:
+        """Has the optimizer's step pass by the shared parameters."""
+        self._model.clear_gradients(self._model.trained)
+
     # -- the batch of a step, and tests ----------------------------------------------
 
     def _step_now(self) -> tuple[Mapping[str, Any], Again]:
@@ -284,11 +288,12 @@ class LocalTurn:
         names = [*self._model.trained, *self._model.own]
         names = names if self._only is None else [name for name in names if name in self._only]
         with self._at(arrays):
-            before = {name: self._model.gradient(name).copy() for name in names}
-            self._model.clear_gradients()
+            # One that the batch does not reach has none before and after.
+            before = {name: self._model.gradient(name).copy() for name in names if self._model.has_gradient(name)}
+            self._model.clear_gradients(names)
             again(True)
             found = {name: self._model.gradient(name).copy() for name in names}
-            self._model.clear_gradients()
+            self._model.clear_gradients(names)
             for name, value in before.items():
                 np.copyto(self._model.gradient(name), value)
         return found

@@ -209,9 +209,13 @@ class ModelState:
         """A layer of the model, the paddle.nn.Layer."""
         return self._named[name]
 
-    def clear_gradients(self) -> None:
-        """Has no parameter have a gradient."""
-        for name in self._trains:
+    def has_gradient(self, name: str) -> bool:
+        """Whether a parameter has a gradient now."""
+        return self._places[name].tensor.grad is not None
+
+    def clear_gradients(self, names: Iterable[str]) -> None:
+        """Has these parameters have no gradient."""
+        for name in names:
             tensor = self._places[name].tensor
             if tensor.grad is not None:
                 tensor.clear_gradient(False)
