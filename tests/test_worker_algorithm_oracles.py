@@ -120,8 +120,9 @@ def test_moon(oracle, kind):
     for _, cohort in o.rounds():
         deltas = []
         for uid, (x, y) in cohort.items():
+            old = last.get(uid, w)
 
-            def term(z, xb, yb, old=last.get(uid, w), w=w):
+            def term(z, xb, yb, old=old, w=w):
                 return mu * contrast(z, features(w, xb), features(old, xb), temperature)
 
             last[uid] = o.descend(w, x, y, term=term)
@@ -347,7 +348,7 @@ def test_fedala(oracle, start_epochs):
             v[HEAD] = old + (w[HEAD] - old) * mine
             return v
 
-        for epoch in range(1 if uid in learned else start_epochs):
+        for made in range(1, 2 if uid in learned else start_epochs + 1):
             losses = []
             for xb, yb in o.batches(x, y, epochs=1):
                 v = mixture()
@@ -357,7 +358,7 @@ def test_fedala(oracle, start_epochs):
             if before is not None and abs(before - now) < 0.01:
                 break
             before = now
-        epochs.append(epoch + 1)
+        epochs.append(made)
         return mixture(), mine
 
     w, number = o.first(), {DAY: 0, NEXT: 0}

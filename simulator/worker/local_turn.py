@@ -215,6 +215,7 @@ class LocalTurn:
         examples: Mapping[str, Array] | None = None,
     ) -> dict[str, Pair]:  # fmt: skip
         """Trains from where the model is."""
+        self._refuse_within("another training")
         self.acted = True
         self._settle()
         self._settled = False
@@ -238,6 +239,8 @@ class LocalTurn:
         self._steps = turn.steps
         if not self._steps and correct is not None:
             raise self._untold("corrects gradients", "before_step", "between backward() and the optimizer's step")
+        if on_features is not None:
+            self._head_input(head).check_told()
         return metrics
 
     def _part(self, what: str, first: str) -> str:
@@ -254,6 +257,10 @@ class LocalTurn:
             f"uid {self.uid!r}: this algorithm {what}, but {type(self._trainer).__name__}.train_user never calls "
             f"user.{call}(); call it {when}"
         )
+
+    def _refuse_within(self, what: str) -> None:
+        if self._training:
+            raise BadInput(f"uid {self.uid!r}: the algorithm asks for {what} within a training; ask before or after it")
 
     def _settle(self) -> None:
         """Makes the model ready for another training, with the values that it has."""
@@ -307,13 +314,17 @@ class LocalTurn:
             batch, again = self._step_now()
             with self._at(arrays or {}), self._model.without_gradients():
                 return watch.seen(lambda: again(False), len(next(iter(batch.values()))))
+        self._refuse_within("features of examples")
         self._settle()
         rows = self.examples if examples is None else dict(examples)
+        if not all(map(len, rows.values())):
+            raise BadInput(f"uid {self.uid!r}: the algorithm asks for the features of no examples")
         with self._at(arrays or {}):
             return watch.seen(lambda: self._evaluate(rows), len(next(iter(rows.values()))))
 
     def evaluate(self, examples: Mapping[str, Array] | None = None) -> dict[str, Pair]:
         """Metrics of the model as it is."""
+        self._refuse_within("a test")
         self._settle()
         rows = self.examples if examples is None else dict(examples)
         if not all(map(len, rows.values())):

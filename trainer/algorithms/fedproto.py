@@ -87,7 +87,7 @@ class FedProto(Algorithm):
     def train(self, local: Local) -> Metrics:
         """Local training with the term; then the features of the user's examples."""
         metrics = self._train(local)
-        features, labels = local.features(head=self.head), local.examples[self.label].reshape(-1)
+        features, labels = local.features(head=self.head), self._labels(local, local.examples)
         sums = {}
         for label in np.unique(labels):
             found = features[labels == label]
@@ -109,6 +109,24 @@ class FedProto(Algorithm):
                 bias: (never - 0.5 * (prototypes * prototypes).sum(axis=1)).astype(prototypes.dtype),
             })  # fmt: skip
 
+    def _labels(self, local: Local, examples: Mapping[str, Array]) -> Array:
+        """The class of each example.
+
+        Raises:
+            BadInput: there is no such array, or not one integer for each example.
+        """
+        labels = examples.get(self.label)
+        if labels is None:
+            raise BadInput(
+                f"fedproto: uid {local.uid!r} has no {self.label!r}; label='...' is one of {', '.join(examples)}"
+            )
+        if labels.dtype.kind not in "iu" or labels.size != len(labels):
+            raise BadInput(
+                f"fedproto: {self.label!r} of uid {local.uid!r} is {labels.dtype}{list(labels.shape)}, where one class, "
+                "an integer, is asked for each example; say which array it is by label='...'"
+            )
+        return labels.reshape(-1)
+
     def _prototypes(self, local: Local) -> tuple[Array, Array]:
         """(classes, d), and of which there is one; nothing is known of a class whose prototype is still zero."""
         group = local.group("prototypes")
@@ -120,7 +138,7 @@ class FedProto(Algorithm):
         prototypes, there = self._prototypes(local)
 
         def on_features(z: Array) -> Array:
-            labels = local.batch[self.label].reshape(-1)
+            labels = self._labels(local, local.batch)
             gradient: Array = z - prototypes[labels]
             gradient *= there[labels][:, None] * (2 * self.lam / z.size)
             return gradient

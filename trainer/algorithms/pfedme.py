@@ -20,8 +20,9 @@ class PFedMe(Algorithm):
 
     r is the local rate, and no more than 1 / (1 + lam), above which the steps go past theta's place; for the same
     reason w goes no farther than theta (lr lam is taken for 1 if it is more).  These steps are plain ones; g is clipped
-    as the trainer's gradients are (`--max-grad-norm`), the step of w is not.  A user keeps the last theta, as large as the model, and is tested with it; one that has never
-    trained does so for its test.  The paper's beta is the server's rate.
+    as the trainer's gradients are (`--max-grad-norm`), the step of w is not.  A user keeps the last theta, as large as
+    the model, and is tested with it; one that has never trained does so for its test.  The paper's beta is the
+    server's rate.
 
     Args:
         lam: how near theta stays, above 0.
