@@ -90,7 +90,7 @@ class ShardRounds:
     def test(self, day, trained_on):
         """Metrics by uid of all that are tested on a day, as (mean)."""
         users = self.days[day]["test"]
-        at = Round(0, day, self.rounds[trained_on], self.step)
+        at = Round(0, day, self.rounds.get(trained_on, 0), self.step)
         share = Share(tuple(users), tuple(len(u["y"]) for u in users.values()), 0, len(users))
         self.shard._queue.fill(len(users))
         results = self.shard.run(jobs.EvaluateShare(at, share, trained_on)).results

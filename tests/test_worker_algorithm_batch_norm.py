@@ -173,12 +173,10 @@ def test_running_values_move_by_the_passes_of_training_alone(tmp_path, algorithm
             model.layers[0].weight.stop_gradient = model.layers[0].bias.stop_gradient = True
             return model
 
+    equal = algorithms.Scaffold() if algorithm.weight == "one" else Algorithm()
     made, plain = (
         ShardRounds(tmp_path / name, Fixed(epochs=3, batch_size=2, lr=0.05), each, DAYS, private)
-        for name, each in (
-            ("one", algorithm),
-            ("other", algorithms.Scaffold() if algorithm.weight == "one" else Algorithm()),
-        )
+        for name, each in (("one", algorithm), ("other", equal))
     )
     for day, cohort in ((DAY, "bd"), (DAY, "bd"), (DAY, "bd")):
         made.train(day, cohort)

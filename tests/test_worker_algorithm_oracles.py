@@ -348,7 +348,9 @@ def test_fedala(oracle, start_epochs):
             v[HEAD] = old + (w[HEAD] - old) * mine
             return v
 
-        for made in range(1, 2 if uid in learned else start_epochs + 1):
+        made = 0
+        while made < (1 if uid in learned else start_epochs):
+            made += 1
             losses = []
             for xb, yb in o.batches(x, y, epochs=1):
                 v = mixture()

@@ -117,13 +117,11 @@ class FedProto(Algorithm):
         """
         labels = examples.get(self.label)
         if labels is None:
-            raise BadInput(
-                f"fedproto: uid {local.uid!r} has no {self.label!r}; label='...' is one of {', '.join(examples)}"
-            )
+            raise BadInput(f"uid {local.uid!r} has no {self.label!r}: label='...' is one of {', '.join(examples)}")
         if labels.dtype.kind not in "iu" or labels.size != len(labels):
             raise BadInput(
-                f"fedproto: {self.label!r} of uid {local.uid!r} is {labels.dtype}{list(labels.shape)}, where one class, "
-                "an integer, is asked for each example; say which array it is by label='...'"
+                f"uid {local.uid!r}: {self.label!r} is {labels.dtype}{list(labels.shape)}, where fedproto needs one "
+                "integer, the class, for each example; say which array it is by label='...'"
             )
         return labels.reshape(-1)
 
