@@ -145,6 +145,19 @@ def test_private_parameters_beside_stay_with_the_user(tmp_path, name):
     assert len(set(kept.values())) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "alike"), [("local", False), ("fedper", False), ("lgfedavg", True), ("fedproto", True)]
+)
+def test_representations_that_are_to_fit_together_begin_alike(tmp_path, name, alike):
+    run = run_of(tmp_path, NetTrainer(**NUMBERS), ALGORITHMS.make(name))
+    one, other = run.start_of("a"), run.start_of("b")
+    drawn = [key for key in one if key.endswith("weight")]
+    assert drawn
+    for key in drawn:
+        assert np.array_equal(one[key], other[key]) == alike
+        assert one[key].any()
+
+
 def test_dittos_own_model_has_private_parameters_of_its_own(tmp_path):
     """With lam = 0 it is local training, whatever is private."""
     found = {}

@@ -308,9 +308,12 @@ class PrivateStart:
         seed: of the run.
         state: of the model made with the run's own initial stream.
         given: values that take the place of the drawn ones (from `--init`).
+        alike: whether all start from the same, those of the model made with the run's own initial stream.
     """
 
-    def __init__(self, trainer: Trainer, seed: int, state: ModelState, given: Mapping[str, Array]) -> None:
+    def __init__(
+        self, trainer: Trainer, seed: int, state: ModelState, given: Mapping[str, Array], *, alike: bool = False
+    ) -> None:
         self._trainer, self._seed = trainer, seed
         self._names = state.private
         self._same: Tensors = {}
@@ -318,7 +321,9 @@ class PrivateStart:
             return
         drawn = [name for name in self._names if name not in given]
         self._same = {name: given[name] for name in self._names if name in given}
-        if drawn:
+        if alike:
+            self._same |= {name: state.read(name).copy() for name in drawn}
+        elif drawn:
             # A model made from another stream tells which parameters are drawn at all;
             # zeros, ones and the like need no model for each uid.
             other = self._draw("probe")

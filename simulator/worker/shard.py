@@ -200,7 +200,8 @@ class Shard:
         from simulator.worker.model_state import PrivateStart
         from simulator.worker.user_turns import UserTurns
 
-        start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given)
+        alike = self._is.algorithm.starts_alike
+        start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given, alike=alike)
         self._turns = UserTurns(self._is, self._model, self._state, start, self._client)
 
     # -- users -----------------------------------------------------------------
