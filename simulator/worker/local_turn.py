@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,13 +11,14 @@ import numpy as np
 from protos.codec import Array, Tensors
 from protos.errors import BadInput
 from scheduler.rules.exact_sum import ExactSum
-from scheduler.rules.layers import Layers, layer_of
+from scheduler.rules.layers import Layers
 from scheduler.rules.local import OnFeatures
 from scheduler.rules.metrics import Pair
 from scheduler.rules.streams import stream
 from simulator.contracts import Again, Examples, Trainer
-from simulator.worker.head_input import HeadInput
+from simulator.worker.gradients import Gradients
 from simulator.worker.model_update import ModelUpdate, Rows
+from simulator.worker.passes import Passes
 from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.sent import Sent
 from simulator.worker.turn import OnStep, Turn
@@ -37,24 +37,6 @@ class Plays(Protocol):
 
     def evaluate(self, examples: Examples, part: str) -> dict[str, Pair]:
         """Metrics of a test."""
-
-
-class _Gradients(Mapping[str, Array]):
-    """Gradients where they are now: a pass back may put others in their places.  Arrays are written to, not this."""
-
-    def __init__(self, model: ModelState, names: Sequence[str]) -> None:
-        self._model, self._names = model, names
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._model.gradient(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 class LocalTurn:
@@ -92,10 +74,8 @@ class LocalTurn:
         self._only: Sequence[str] | None = None
         self._steps: int | None = None
         self._parts = {"part": 0, "evaluate": 0}
-        # Of the step that is on: the batch, and what goes through it again.
-        self._step: tuple[Mapping[str, Any], Again] | None = None
+        self._passes = Passes(uid, model)
         self._training = False
-        self._heads: dict[str, HeadInput] = {}
         # Whether the model is as a turn must find it.
         self._settled = True
         # What only this turn knows: private parameters as it began.
@@ -192,18 +172,10 @@ class LocalTurn:
         """Sets parameters."""
         self.acted = True
         self._settle()
-        self._check(arrays)
+        self._passes.check(arrays)
         if self._training:
             self._model.bring_home()
         self._model.load(arrays)
-
-    def _check(self, arrays: Mapping[str, Array]) -> None:
-        for name, value in arrays.items():
-            spec = self._model.specs.get(name)
-            if spec is None or value.shape != spec.shape:
-                raise BadInput(
-                    f"uid {self.uid!r}: load got {name!r} {list(value.shape)}, the model has {spec or 'no such'}"
-                )
 
     def reset(self) -> None:
         """Has the model be as the turn began."""
@@ -229,18 +201,18 @@ class LocalTurn:
         if self._only is not None:
             self._model.train_only(self._only)
         part = self._part("part", first="" if self._phase == "train" else "part 0")
-        ends = self._head_input(head).correct(on_features) if on_features is not None else lambda: None
+        ends = self._passes.head_input(head).correct(on_features) if on_features is not None else lambda: None
         self._training = True
         try:
-            metrics, turn = self._plays.train(rows, part, epochs, batch_size, OnStep(self._begin_batch, correct))
+            metrics, turn = self._plays.train(rows, part, epochs, batch_size, OnStep(self._passes.begin_batch, correct))
         finally:
             ends()
-            self._training, self._step = False, None
+            self._training, self._passes.step = False, None
         self._steps = turn.steps
         if not self._steps and correct is not None:
             raise self._untold("corrects gradients", "before_step", "between backward() and the optimizer's step")
         if on_features is not None:
-            self._head_input(head).check_told()
+            self._passes.head_input(head).check_told()
         return metrics
 
     def _part(self, what: str, first: str) -> str:
@@ -248,9 +220,6 @@ class LocalTurn:
         number = self._parts[what]
         self._parts[what] += 1
         return f"{what} {number}" if number else first
-
-    def _begin_batch(self, batch: Mapping[str, Any], again: Again) -> None:
-        self._step = batch, again
 
     def _untold(self, what: str, call: str, when: str) -> BadInput:
         return BadInput(
@@ -271,7 +240,7 @@ class LocalTurn:
     def gradients(self) -> Mapping[str, Array]:
         """Of the shared parameters that train now."""
         names = self._model.trained if self._only is None else [n for n in self._model.trained if n in self._only]
-        return _Gradients(self._model, names)
+        return Gradients(self._model, names)
 
     def skip(self) -> None:
         """Has the optimizer's step pass by the shared parameters."""
@@ -280,9 +249,9 @@ class LocalTurn:
     # -- the batch of a step, and tests ----------------------------------------------
 
     def _step_now(self) -> tuple[Mapping[str, Any], Again]:
-        if self._step is None:
+        if self._passes.step is None:
             raise self._untold("looks at the batch of a step", "before_batch", "before each batch goes forth")
-        return self._step
+        return self._passes.step
 
     @property
     def batch(self) -> Mapping[str, Array]:
@@ -291,35 +260,23 @@ class LocalTurn:
 
     def again(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Gradients of the step's batch at other parameters."""
-        _, again = self._step_now()
         names = [*self._model.trained, *self._model.own]
         names = names if self._only is None else [name for name in names if name in self._only]
-        with self._at(arrays):
-            # One that the batch does not reach has none before and after.
-            before = {name: self._model.gradient(name).copy() for name in names if self._model.has_gradient(name)}
-            self._model.clear_gradients(names)
-            again(True)
-            found = {name: self._model.gradient(name).copy() for name in names}
-            self._model.clear_gradients(names)
-            for name, value in before.items():
-                np.copyto(self._model.gradient(name), value)
-        return found
+        return self._passes.gradients(names, arrays, self._step_now()[1])
 
     def features(
         self, arrays: Mapping[str, Array] | None = None, *, head: str = "", examples: Mapping[str, Array] | None = None
     ) -> Array:
         """What goes into the head."""
-        watch = self._head_input(head)
         if self._training and examples is None:
-            batch, again = self._step_now()
-            with self._at(arrays or {}), self._model.without_gradients():
-                return watch.seen(lambda: again(False), len(next(iter(batch.values()))))
+            return self._passes.features_of_batch(head, arrays or {}, *self._step_now())
         self._refuse_within("features of examples")
         self._settle()
         rows = self.examples if examples is None else dict(examples)
         if not all(map(len, rows.values())):
             raise BadInput(f"uid {self.uid!r}: the algorithm asks for the features of no examples")
-        with self._at(arrays or {}):
+        with self._passes.at(arrays or {}, training=False):
+            watch = self._passes.head_input(head)
             return watch.seen(lambda: self._evaluate(rows), len(next(iter(rows.values()))))
 
     def evaluate(self, examples: Mapping[str, Array] | None = None) -> dict[str, Pair]:
@@ -329,37 +286,11 @@ class LocalTurn:
         rows = self.examples if examples is None else dict(examples)
         if not all(map(len, rows.values())):
             return {}
-        with self._at({}):
+        with self._passes.at({}, training=False):
             return self._evaluate(rows)
 
     def _evaluate(self, rows: Examples) -> dict[str, Pair]:
         return self._plays.evaluate(rows, self._part("evaluate", first="evaluate 0"))
-
-    @contextmanager
-    def _at(self, arrays: Mapping[str, Array]) -> Iterator[None]:
-        """Has the model hold other values for a while, and those that it had after it, whatever becomes of them."""
-        self._check(arrays)
-        self._model.bring_home()
-        # A pass in train mode changes buffers; a test of the trainer's own may change all.
-        trains = self.layers.trains if self._training else ()
-        held = {
-            name: self._model.read(name).copy() for name in self._model.specs if name in arrays or name not in trains
-        }
-        self._model.load(arrays)
-        try:
-            yield
-        finally:
-            if self._training:
-                self._model.bring_home()
-            else:
-                self._model.put_back(None)
-            self._model.load(held)
-
-    def _head_input(self, head: str) -> HeadInput:
-        name = layer_of(self.layers.head(head)[0])
-        if name not in self._heads:
-            self._heads[name] = HeadInput(self._model.layer(name), name, self.uid)
-        return self._heads[name]
 
     # -- what is sent ------------------------------------------------------------
 

@@ -130,7 +130,7 @@ class Shard:
     def _build_model(self, job: jobs.BuildModel) -> jobs.ModelSchema:
         from simulator.worker.evaluation import Evaluation
         from simulator.worker.group_tests import GroupTests, examples_together
-        from simulator.worker.model_state import build_model
+        from simulator.worker.private_start import build_model
         from simulator.worker.touched_rows import TouchedRows
 
         self.where = f"{type(self._is.trainer).__name__}.make_model"
@@ -197,7 +197,7 @@ class Shard:
         self._hold(SharedArrays.open(job.handle, specs))
 
     def _start_private(self, job: jobs.StartPrivate) -> None:
-        from simulator.worker.model_state import PrivateStart
+        from simulator.worker.private_start import PrivateStart
         from simulator.worker.user_turns import UserTurns
 
         alike = self._is.algorithm.starts_alike
