@@ -21,6 +21,7 @@ from simulator.worker.model_update import ModelUpdate, Rows
 from simulator.worker.passes import Passes
 from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.sent import Sent
+from simulator.worker.trainer_numbers import TrainerNumbers
 from simulator.worker.turn import OnStep, Turn
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Plays(Protocol):
         """Metrics of a test."""
 
 
-class LocalTurn:
+class LocalTurn(TrainerNumbers):
     """See `scheduler.rules.algorithm.Local`.
 
     Args:
@@ -63,13 +64,14 @@ class LocalTurn:
         begin: RoundArrays, states: Sequence[Tensors], known: bool, examples: Callable[[], Examples], trainer: Trainer,
         plays: Plays,
     ) -> None:  # fmt: skip
+        super().__init__(trainer)
         self.uid, self.date, self.round, self.weight = uid, date, round, weight
         self.state, self.known = states[0], known
         self._states = states
         # Whether the algorithm has done anything to the model.
         self.acted = False
         self._phase, self._seed, self._model, self._begin = phase, seed, model, begin
-        self._examples, self._trainer, self._plays = examples, trainer, plays
+        self._examples, self._plays = examples, plays
         self._sent = Sent(uid, begin.groups)
         self._only: Sequence[str] | None = None
         self._steps: int | None = None
@@ -97,33 +99,6 @@ class LocalTurn:
     def examples(self) -> Examples:
         """Training examples of the day."""
         return self._examples()
-
-    @property
-    def lr(self) -> float:
-        """Local learning rate."""
-        return float(self._number("lr"))
-
-    @property
-    def epochs(self) -> int:
-        """Local epochs."""
-        return int(self._number("epochs"))
-
-    @property
-    def batch_size(self) -> int:
-        """Examples in a batch."""
-        return int(self._number("batch_size"))
-
-    @property
-    def max_grad_norm(self) -> float | None:
-        """Bound of gradients."""
-        norm = getattr(self._trainer, "max_grad_norm", None)
-        return None if norm is None else float(norm)
-
-    def _number(self, name: str) -> Any:
-        value = getattr(self._trainer, name, None)
-        if value is None:
-            raise BadInput(f"{type(self._trainer).__name__} has no {name!r}, which this algorithm needs")
-        return value
 
     @property
     def steps(self) -> int:
