@@ -171,6 +171,24 @@ def test_dittos_own_model_has_private_parameters_of_its_own(tmp_path):
         np.testing.assert_array_equal(found[()][name], found["layers.0.bias",][name])
 
 
+class TellsBias(NetTrainer):
+    """Its tests tell how far the head's bias is from zero, where it begins."""
+
+    def evaluate_user(self, model, examples, user):
+        return {"loss": (1.0, 1.0), "bias": (float(abs(model.layers[2].bias.numpy()).sum()), 1.0)}
+
+
+@pytest.mark.parametrize("name", ["apfl", "pfedme", "ditto", "perfedavg", "finetune"])
+def test_a_new_users_own_model_has_its_private_parameters_as_it_trained_them(tmp_path, name):
+    run = run_of(tmp_path, TellsBias(**NUMBERS), ALGORITHMS.make(name), private=("layers.2.*",))
+    run.train(DAY, "ab")
+    tests = run.test(NEXT, NEXT)
+    assert tests["f"]["bias"] == tests["g"]["bias"] == 0
+    assert tests["f"]["personal_bias"] > 0
+    # It has nothing to train on.
+    assert tests["g"]["personal_bias"] == 0
+
+
 def columns(days):
     """The labels as a column."""
     return {

@@ -66,5 +66,6 @@ class PFedMe(Algorithm):
         """The user's own model."""
         if not local.known:
             self.train(local)
-            local.reset()
+            # Private parameters stay as trained, as those of a user that is known.
+            local.load(local.shared)
         local.load({name: local.state[name] for name in local.trained})
