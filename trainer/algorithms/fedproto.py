@@ -50,8 +50,9 @@ class FedProto(Algorithm):
     for classes of which there is a prototype.  All parameters are private; a user sends the sum of its features and
     the number of its examples, by class.  The usual test is of a user's model with its own head; its personal test
     takes the class of the nearest prototype (section 4.4), which is a head too: argmin |z - C_j| is
-    argmax <z, C_j> - |C_j|^2 / 2.  A user that has never trained does so for its test.  All begin with the same values:
-    features of models that were drawn each for itself have nothing in common of which a mean would tell.
+    argmax <z, C_j> - |C_j|^2 / 2 (the loss of that test is the cross entropy of these).  A user that has never trained
+    does so for its test.  All begin with the same values: features of models that were drawn each for itself have
+    nothing in common of which a mean would tell.
 
     Args:
         lam: weight of the term, 0 or more.

@@ -22,7 +22,7 @@ class PFedMe(Algorithm):
     reason w goes no farther than theta (lr lam is taken for 1 if it is more).  These steps are plain ones; g is clipped
     as the trainer's gradients are (`--max-grad-norm`), the step of w is not.  A user keeps the last theta, as large as
     the model, and is tested with it; one that has never trained does so for its test.  The paper's beta is the
-    server's rate.
+    server's rate; users count by their weight, as in the authors' program.
 
     Args:
         lam: how near theta stays, above 0.
