@@ -95,6 +95,7 @@ def test_fedavg(data, tmp_path):
     loop.check(w)
 
 
+@pytest.mark.slow
 def test_fedprox(data, tmp_path):
     loop, mu = play(data, tmp_path, "--algorithm", "fedprox(mu=0.7)"), 0.7
     w = loop.w
@@ -104,6 +105,7 @@ def test_fedprox(data, tmp_path):
     loop.check(w)
 
 
+@pytest.mark.slow
 def test_fednova(data, tmp_path):
     loop = play(data, tmp_path, "--algorithm", "fednova")
     w = loop.w

@@ -3,23 +3,8 @@
 import numpy as np
 import pytest
 from net_oracle import (
-    BASE,
-    BATCH,
-    DAY,
-    HEAD,
-    LR,
-    NEXT,
-    ROUNDS,
-    SHAPES,
-    WIDTH,
-    NetTrainer,
-    OperatorsTrainer,
-    Oracle,
-    by_examples,
-    features,
-    gradient,
-    joined,
-    loss_of,
+    BASE, BATCH, DAY, EPOCHS, HEAD, LR, NEXT, ROUNDS, SHAPES, WIDTH, NetTrainer, OperatorsTrainer, Oracle, by_examples,
+    features, gradient, joined, loss_of,
 )  # fmt: skip
 
 from scheduler.rules.streams import stream
@@ -34,13 +19,26 @@ def oracle(request, tmp_path):
 # -- one model for all ---------------------------------------------------------------
 
 
-def test_fedavg(oracle):
-    o = oracle(algorithms.FedProx(mu=0.0))
+@pytest.mark.parametrize("mu", [0.0, 0.7])
+def test_fedprox(oracle, mu):
+    """With mu = 0 it is FedAvg."""
+    o = oracle(algorithms.FedProx(mu=mu))
     w = o.first()
     for _, cohort in o.rounds():
-        w = w + by_examples(cohort, [o.descend(w, x, y) - w for x, y in cohort.values()])
+        ends = [o.descend(w, x, y, lambda v, w=w: mu * (v - w)) for x, y in cohort.values()]
+        w = w + by_examples(cohort, [end - w for end in ends])
     o.check(w)
     o.check_tests(dict.fromkeys("abcfg", w))
+
+
+def test_fednova(oracle):
+    o = oracle(algorithms.FedNova())
+    w = o.first()
+    for _, cohort in o.rounds():
+        steps = [EPOCHS * int(np.ceil(len(y) / BATCH)) for _, y in cohort.values()]
+        directions = [(o.descend(w, x, y) - w) / tau for (x, y), tau in zip(cohort.values(), steps, strict=True)]
+        w = w + by_examples(cohort, steps) * by_examples(cohort, directions)
+    o.check(w)
 
 
 def test_fedsgd(oracle):
@@ -81,14 +79,16 @@ def test_qfedavg(oracle):
     o.check(w)
 
 
-def test_scaffold_option_1(oracle):
-    o = oracle(algorithms.Scaffold(option=1))
+@pytest.mark.parametrize("option", [1, 2])
+def test_scaffold(oracle, option):
+    o = oracle(algorithms.Scaffold(option=option))
     w, c, own = o.first(), np.zeros(53), dict.fromkeys("abcde", np.zeros(53))
     for population, cohort in o.rounds():
         dw, dc = [], []
         for uid, (x, y) in cohort.items():
             end = o.descend(w, x, y, lambda v, ci=own[uid], c=c: c - ci)
-            new = gradient(w, x, y)
+            steps = EPOCHS * int(np.ceil(len(y) / BATCH))
+            new = gradient(w, x, y) if option == 1 else own[uid] - c + (w - end) / (steps * LR)
             dw.append(end - w)
             dc.append(new - own[uid])
             own[uid] = new
