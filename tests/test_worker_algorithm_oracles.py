@@ -3,8 +3,24 @@
 import numpy as np
 import pytest
 from net_oracle import (
-    BASE, BATCH, DAY, EPOCHS, HEAD, LR, NEXT, ROUNDS, SHAPES, WIDTH, NetTrainer, OperatorsTrainer, Oracle, by_examples,
-    features, gradient, joined, loss_of,
+    BASE,
+    BATCH,
+    DAY,
+    EPOCHS,
+    HEAD,
+    LR,
+    NEXT,
+    ROUNDS,
+    SHAPES,
+    WIDTH,
+    NetTrainer,
+    OperatorsTrainer,
+    Oracle,
+    by_examples,
+    features,
+    gradient,
+    joined,
+    loss_of,
 )  # fmt: skip
 
 from scheduler.rules.streams import stream
@@ -407,14 +423,12 @@ def test_fedproto(oracle, kind):
 
         return o.descend(w, x, y, term=term)
 
-    seen = []
     for _, cohort in o.rounds():
         for uid, (x, y) in cohort.items():
             own[uid] = train(own.get(uid, o.start_of(uid, {})), x, y)
         zs = np.concatenate([features(own[uid], x) for uid, (x, _) in cohort.items()])
         ys = np.concatenate([y for _, y in cohort.values()])
         prototypes |= {label: zs[ys == label].mean(0) for label in set(ys)}
-        seen.append(set(ys))
     for label, place in prototypes.items():
         o.close(o.run.params[f"prototypes/{label}"], place)
     o.check_kept(own, "")
