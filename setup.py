@@ -37,7 +37,9 @@ setup(
     packages=find_packages(include=[f"{top}{rooms}" for top in TOP for rooms in ("", ".*")]),
     package_data={"": ["py.typed"], "protos": ["*.proto", "*.pyi"]},
     py_modules=[],
-    entry_points={"console_scripts": ["flsim-prepare=lm_data.prepare:main"]},
+    entry_points={
+        "console_scripts": ["flsim-prepare=lm_data.prepare:main", "flsim-partition=reader.partition.command:main"]
+    },
     install_requires=[
         "paddlepaddle>=3.0,<4",
         "grpcio>=1.62",
@@ -49,6 +51,7 @@ setup(
         "cloudpickle>=3.0",  # classes that were typed into a notebook reach the worker processes
         "cryptography>=42",  # certificates of a run on several hosts
         "lmdb>=1.4",  # the store of examples and private parameters that all shards of a machine read
+        "pillow>=9.1",  # LEAF's CelebA is files of images; Paddle needs it, too
         "orjson>=3.9",  # LEAF's files parse several times faster than with json
         "pydantic-settings>=2.16",  # settings from the command line and YAML, checked before anything starts
         "pyyaml>=6.0",

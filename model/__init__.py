@@ -2,6 +2,7 @@
 
 from model.classifier import Classifier
 from model.language_model import LanguageModel
+from model.last_step import LastStep
 from model.model_base import ModelBase
 
-__all__ = ["Classifier", "LanguageModel", "ModelBase"]
+__all__ = ["Classifier", "LanguageModel", "LastStep", "ModelBase"]

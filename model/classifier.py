@@ -11,11 +11,12 @@ import paddle
 from paddle import nn
 
 from model.dense_stack import DenseStack
+from model.last_step import LastStep
 from model.model_base import Learner, ModelBase
 from model.softmax_loss import view
 
 _ROW_BY_ROW = (
-    nn.Linear, nn.Flatten, nn.Dropout, nn.Dropout2D, nn.LayerNorm, nn.GroupNorm,
+    nn.Linear, nn.Embedding, LastStep, nn.Flatten, nn.Dropout, nn.Dropout2D, nn.LayerNorm, nn.GroupNorm,
     nn.Conv1D, nn.Conv2D, nn.MaxPool1D, nn.MaxPool2D, nn.AvgPool1D, nn.AvgPool2D,
     nn.AdaptiveAvgPool1D, nn.AdaptiveAvgPool2D, nn.AdaptiveMaxPool1D, nn.AdaptiveMaxPool2D,
     nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Silu,
@@ -24,12 +25,12 @@ _NORMS = (nn.BatchNorm1D, nn.BatchNorm2D)
 
 
 def _classes(y: paddle.Tensor) -> paddle.Tensor:
-    """The class of each row.
+    """The class of each row, int64: Paddle compares integers of one type alone.
 
     Raises:
         ValueError: one is negative, which Paddle would leave out of the mean.
     """
-    target = y.flatten()
+    target = y.flatten().astype("int64")
     lowest = int(view(target).min())
     if lowest < 0:
         raise ValueError(f"y holds the class {lowest}: classes begin at 0")
@@ -47,7 +48,7 @@ def _takes_rows(layer: nn.Layer) -> bool:
 class Classifier(ModelBase):
     """Tells classes apart: `Classifier(Linear(60, 10))` is logistic regression.
 
-    A batch has "x", float rows of any shape that the first layer takes, and "y", the class of each row, an integer.
+    A batch has "x", rows of any shape and type that the first layer takes, and "y", the class of each row, an integer.
     The loss is the mean cross entropy; metrics are "loss" and "top1".
 
     Where all layers are `Linear`, `ReLU`, `Tanh`, `Sigmoid` and `Flatten` of Paddle, training computes its

@@ -19,12 +19,16 @@ class ModelBase(paddle.nn.Layer):
         private: patterns (as in file names, `*` matches anything) of the parameters
             that are private: every user keeps its own, and they are never sent to the
             scheduler.  `--private` on the command line takes their place.
+        frozen: patterns of the parameters and buffers that nobody changes, such as a base under adapters: the
+            same for all users and in all rounds, as `make_model` draws them or `--init` gives them.  They take no
+            gradients, neither travel nor are summed, and are in the files of parameters all the same.
         examples_are_independent: whether what the model makes of an example in a test is the same whatever
             else is in the batch, and in whatever order batches come.  Then it has `example_metrics`, and users
             are tested side by side.  A subclass with another `loss` has another `example_metrics`, too.
     """
 
     private: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     examples_are_independent: bool = False
 
     def learner(self, examples: Mapping[str, npt.NDArray[Any]]) -> Learner | None:

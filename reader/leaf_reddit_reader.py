@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
-import os
-import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from reader.leaf_json import ENDINGS, read_json, read_users
 from reader.reader_base import DataError, Examples, ReaderBase
+from reader.vocabulary import keep_vocabulary, most_common
 
 logger = logging.getLogger(__name__)
 
 PAD, UNK = 0, 1
 PAD_TOKEN, UNK_TOKEN = "<PAD>", "<UNK>"
-
-
-class _File(msgspec.Struct):
-    """A file of LEAF, cut into its users' pieces of text."""
-
-    user_data: dict[str, msgspec.Raw]
-    users: msgspec.Raw = msgspec.Raw()
 
 
 class LeafRedditReader(ReaderBase):
@@ -54,7 +43,7 @@ class LeafRedditReader(ReaderBase):
 
     def files(self, day: Path, split: str) -> list[Path]:
         """As `ReaderBase.files`, JSON only."""
-        return [p for p in super().files(day, split) if p.name.endswith((".json", ".json.gz"))]
+        return [p for p in super().files(day, split) if p.name.endswith(ENDINGS)]
 
     def prepare(self, data: Path, train_files: Sequence[Path]) -> dict[str, Any]:
         """Reads vocab.json, or builds it."""
@@ -63,10 +52,7 @@ class LeafRedditReader(ReaderBase):
             return {"vocab": _load_vocab(path, self.vocab_size)}
         vocab = build_vocab(train_files, self.vocab_size)
         logger.info("built a vocabulary of %d words from %d files", len(vocab), len(train_files))
-        try:
-            _write_vocab(path, vocab)
-        except OSError as error:
-            logger.warning("%s cannot be written (%s): the vocabulary is kept for this run only", path, error.strerror)
+        keep_vocabulary(path, {"vocab": vocab, "size": len(vocab), "unk_symbol": UNK, "pad_symbol": PAD})
         return {"vocab": vocab}
 
     def setup(self, shared: dict[str, Any]) -> None:
@@ -79,7 +65,7 @@ class LeafRedditReader(ReaderBase):
         Raises:
             DataError: not LEAF's JSON; x and y that do not match; a user with no examples.
         """
-        for uid, entry in _user_data(path):
+        for uid, entry in read_users(path, orjson.loads):
             try:
                 x = list(chain.from_iterable(entry["x"]))
                 y = list(chain.from_iterable(comment["target_tokens"] for comment in entry["y"]))
@@ -129,7 +115,7 @@ def build_vocab(files: Sequence[Path], size: int) -> dict[str, int]:
     """The `size` - 2 most common tokens of training files, ids from 2; equally common ones by name."""
     counts: Counter[str] = Counter()
     for path in files:
-        for uid, entry in _user_data(path):
+        for uid, entry in read_users(path, orjson.loads):
             try:
                 for comment in entry["x"]:
                     counts.update(chain.from_iterable(comment))
@@ -137,52 +123,12 @@ def build_vocab(files: Sequence[Path], size: int) -> dict[str, int]:
                 raise DataError(f"{path}: uid {uid!r}: not LEAF's Reddit form ({error!r})") from error
     for special in (PAD_TOKEN, UNK_TOKEN):
         counts.pop(special, None)
-    words = sorted(counts, key=lambda word: (-counts[word], word))[: size - 2]
-    return {PAD_TOKEN: PAD, UNK_TOKEN: UNK, **{word: i for i, word in enumerate(words, start=2)}}
-
-
-def _user_data(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    try:
-        # User by user: all of a large file at once is many times its size in objects, none of them in any cache.
-        content = msgspec.json.decode(text, type=_File)
-        listed = orjson.loads(memoryview(content.users)) if content.users else None
-    except msgspec.ValidationError as error:
-        _parse(path, text)
-        raise DataError(f"{path}: not LEAF's form: an object with user_data (uid -> x, y) was expected") from error
-    except ValueError as error:
-        _parse(path, text)
-        raise DataError(f"{path}: not JSON: {error}") from error
-    if isinstance(listed, list):
-        absent = [uid for uid in listed if uid not in content.user_data]
-        if absent:
-            raise DataError(f"{path}: uid {absent[0]!r} is in users but not in user_data")
-    for uid, raw in content.user_data.items():
-        try:
-            entry = orjson.loads(memoryview(raw))
-        except orjson.JSONDecodeError as error:
-            _parse(path, text)
-            raise DataError(f"{path}: uid {uid!r}: not JSON: {error}") from error
-        yield uid, entry
-
-
-def _parse(path: Path, text: bytes) -> None:
-    """Raises DataError if a file is not JSON, with line and column."""
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
+    words = enumerate(most_common(counts, size - 2), start=2)
+    return {PAD_TOKEN: PAD, UNK_TOKEN: UNK, **{word: i for i, word in words}}
 
 
 def _load_vocab(path: Path, limit: int) -> dict[str, int]:
-    try:
-        content = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+    content = read_json(path)
     # A plain word -> id mapping may have the word "vocab".
     inner = content.get("vocab") if isinstance(content, dict) else None
     vocab = inner if isinstance(inner, dict) else content
@@ -198,17 +144,3 @@ def _load_vocab(path: Path, limit: int) -> dict[str, int]:
     if min(vocab.values()) < 0 or vocab[worst] >= limit:
         raise DataError(f"{path}: word {worst!r} has id {vocab[worst]}; ids must be 0 to {limit - 1}")
     return vocab
-
-
-def _write_vocab(path: Path, vocab: dict[str, int]) -> None:
-    """Writes the whole file or nothing: another run may be reading it."""
-    content = {"vocab": vocab, "size": len(vocab), "unk_symbol": UNK, "pad_symbol": PAD}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".vocab")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 
@@ -21,7 +21,13 @@ class ReaderBase(ABC):
 
     A reader travels to the worker processes, so it holds plain values only.  Files
     are read in worker processes, each file once in the whole run.
+
+    Attributes:
+        one_day: whether DATA itself may be a day: `files` gets DATA where it has neither day folders nor a folder
+            train or test.
     """
+
+    one_day: ClassVar[bool] = False
 
     def files(self, day: Path, split: str) -> list[Path]:
         """The files of one day.
@@ -65,6 +71,15 @@ class ReaderBase(ABC):
             Files, or folders with all in them, such as `[data / "raw"]`.
         """
         return []
+
+    def read_split(self, path: Path, split: str) -> Iterator[tuple[str, Examples]]:
+        """As `read`, for a reader whose files hold training and test examples: `files` names them for both.
+
+        Args:
+            path: of the file.
+            split: "train" or "test".
+        """
+        return self.read(path)
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[tuple[str, Examples]]:

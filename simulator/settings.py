@@ -93,6 +93,11 @@ class Settings(BaseSettings):
     hash_percent: float = Field(1.0, gt=0, le=100, description="per cent of the users that train every round (hash)")
     plan: Path | None = Field(None, description="JSON list of lists of uids, one a round (fixed), such as cohorts.json")
 
+    hold_out_users: float = Field(
+        0.0, ge=0, lt=1, allow_inf_nan=False, description="share of the users that never train, and are tested as new "
+        "users; by a hash of the seed and the uid"
+    )  # fmt: skip
+
     epochs: int = Field(1, ge=1, le=MOST, description="local epochs a round")
     batch_size: int = Field(5, ge=1, le=MOST, description="examples in a local batch")
     lr: float = Field(1.0, gt=0, allow_inf_nan=False, description="local learning rate")

@@ -76,6 +76,7 @@ def set_traps():
     from simulator.shards import jobs, work_queue
     from simulator.users.data_client import DataClient
     from simulator.worker.shard import Shard
+    from simulator.worker.user_turns import UserTurns
 
     if getattr(DataClient, "trapped", False):
         return
@@ -103,14 +104,18 @@ def set_traps():
                 yield item
 
     DataClient.set_param_by_uid, ExactSum.take, work_queue.WorkQueue.take = stored, added, took
-    ready = Shard.get_ready
+    ready, keep = Shard.get_ready, UserTurns.keep
 
     def got_ready(self, ahead, due):
         at(f"took word of {ahead.job.at.step}")
         ready(self, ahead, due)
         at(f"took users of {ahead.job.at.step}")
 
-    Shard.get_ready = got_ready
+    def kept(self, user):
+        keep(self, user)
+        at(f"kept {user.at.date} {user.at.round} {user.uid}")
+
+    Shard.get_ready, UserTurns.keep = got_ready, kept
     jobs.result_room = lambda sums, shared: Room(room(sums, shared))
 
 

@@ -41,7 +41,7 @@ class OneShard:
         SharedArrays(settings.params_fd, self.schema.shared, create=True)
         SharedArrays(settings.sums_fd, sum_specs(self.schema.shared), create=True)
         self.shard.run(jobs.Attach(self.schema.shared, write_initial=True))
-        self.shard.run(jobs.StartPrivate({}))
+        self.shard.run(jobs.StartPrivate({}, frozen_digest=self.schema.frozen_digest))
         self.step = 0
 
     def do(self, kind, uids, groups=()):
@@ -53,7 +53,7 @@ class OneShard:
         self.shard._queue.fill(len(groups) or len(uids))
         result = self.shard.run(kind(at, share, *([DAY] if kind is jobs.EvaluateShare else [])))
         names = self.shard._model.shared if kind is jobs.TrainShare else ()
-        sums = {name: self.shard._sums.settle(name).copy() for name in names}
+        sums = {name: self.shard._memory.sums.settle(name).copy() for name in names}
         return {r.uid: r.metrics for r in result.results}, sums
 
     def test(self, uids, groups=()):

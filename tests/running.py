@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
+from forks import forked, python
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny_task.py"
@@ -20,7 +21,7 @@ TIMEOUT = 120
 def command(script, *arguments, ranks=1, launcher=True, mpirun=None):
     """The command line; with `launcher`, several ranks go through mpirun, or what stands in `mpirun`."""
     start = mpirun or (["mpirun", "-np", str(ranks)] if launcher and ranks > 1 else [])
-    return [*start, sys.executable, str(script), *map(str, arguments)]
+    return [*start, *python(), str(script), *map(str, arguments)]
 
 
 def environment():
@@ -70,18 +71,21 @@ def wait_until(process, reached):
 
 
 def tree(process):
-    """The process and all below it."""
-    top = psutil.Process(process.pid)
-    return [top, *top.children(recursive=True)]
+    """The process and all below it, and what was forked for it."""
+    try:
+        top = psutil.Process(process.pid)
+        own = [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        own = []
+    return [*own, *forked()]
 
 
 def kill_all(process):
-    """Last resort of a test that failed half-way."""
-    try:
-        for each in reversed(tree(process)):
+    """SIGKILL, also as the last resort of a test that failed half-way."""
+    for each in reversed(tree(process)):
+        # A launcher that sees one rank end kills the others.
+        with suppress(psutil.NoSuchProcess):
             each.send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        pass
     process.wait()
 
 

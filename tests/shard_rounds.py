@@ -51,7 +51,7 @@ class ShardRounds:
         self._here = SharedArrays(settings.params_fd, self.schema.arrays, create=True)
         SharedArrays(settings.sums_fd, sum_specs(self.schema.arrays), create=True)
         self.shard.run(jobs.Attach(self.schema.arrays, write_initial=True))
-        self.shard.run(jobs.StartPrivate({}))
+        self.shard.run(jobs.StartPrivate({}, frozen_digest=self.schema.frozen_digest))
         self.model = GlobalModel(rules)
         self.model.set_initial(self._here.arrays, self.schema.private, self.schema.layers)
         self.step, self.rounds = 0, {}
@@ -81,7 +81,7 @@ class ShardRounds:
         results = self.shard.run(jobs.TrainShare(at, share)).results
         scalars = reduce_pairs([result.scalars for result in results])
         now = Step(0, day, self.rounds[day], self.step, len(cohort), len(users), scalars)
-        self.model.move([self.shard._sums], weights, now)
+        self.model.move([self.shard._memory.sums], weights, now)
         for name, value in self.model.need_params().items():
             self._here.arrays[name][...] = value
         self.step += 1

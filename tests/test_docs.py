@@ -24,6 +24,7 @@ CHANCE = 0.25  # of the README's task, with four classes
 # Programs that a reader runs but that this project does not make: their options, by name.
 FOREIGN_OPTIONS = {
     "mpirun": {"--hostfile", "--bind-to", "--oversubscribe", "--allow-run-as-root"},
+    "preprocess.sh": {"--sf", "--tf"},
     "srun": {
         "--mpi",
         "--nodes",
@@ -36,6 +37,9 @@ FOREIGN_OPTIONS = {
         "--requeue",
     },
 }
+# Of LEAF's own folder.
+FOREIGN_FILES = {"models/baseline_constants.py", "baseline_constants.py", "embs.json"}
+FOREIGN_FOLDERS = {"models/", "paper_experiments/", "all_data/", "raw/"}
 # Lines of the error table that come from Python, argparse, mpi4py or gRPC.
 FOREIGN_LINES = {
     "the following arguments are required: DATA",
@@ -246,6 +250,13 @@ def test_the_callback_of_the_docs_stops_a_run(folder):
     assert "after round " in done.stdout
 
 
+def test_the_docs_readers_of_leafs_files_can_be_made(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    import leaf_readers
+
+    assert all(reader.read for reader in (leaf_readers.femnist, leaf_readers.shakespeare, leaf_readers.sent140))
+
+
 def test_only_shards_import_paddle_in_the_new_task(folder):
     code = "import sys, my_task; sys.exit('paddle' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -301,7 +312,7 @@ def test_links_are_checked_at_all():
 def test_every_file_named_exists(page, alone):
     text = page.read_text(encoding="utf-8")
     files = [name for name in spans(text) if re.fullmatch(r"[\w./-]+\.(py|md|proto|json|yaml|npz|csv)", name)]
-    made = {*programs(), "my.yaml"}
+    made = {*programs(), "my.yaml", *FOREIGN_FILES}
     forbidden = {name.strip("`") for name in re.findall(r"Do not name your files (.+?):", README)}
     forbidden = {part for names in forbidden for part in re.findall(r"\w+\.py", names)}
     for name in set(files) - made - forbidden:
@@ -312,14 +323,21 @@ def test_every_file_named_exists(page, alone):
 
 
 def private_and_optional():
-    """Files that only some runs have: of algorithms, callbacks, private parameters, LEAF's validation data."""
-    return {"params/private/UID.npz", "params/final.GROUP.npz", "params/best.npz", "params/best.json", "val_data.json"}
+    """Files that only some runs have: of algorithms, callbacks, private parameters, sets that are dealt out, LEAF."""
+    return {
+        "partition.json",
+        "params/private/UID.npz",
+        "params/final.GROUP.npz",
+        "params/best.npz",
+        "params/best.json",
+        "val_data.json",
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_folder_named_exists(page):
     names = [name for name in spans(page.read_text(encoding="utf-8")) if re.fullmatch(r"[a-z_]+/", name)]
-    made = {"train/", "test/", "tensorboard/"}
+    made = {"train/", "test/", "tensorboard/", *FOREIGN_FOLDERS}
     houses = (ROOT, ROOT / "scheduler", ROOT / "simulator")
     there = {name for name in names for house in houses if (house / name).is_dir()}
     assert set(names) - made - there == set()
@@ -336,10 +354,13 @@ def flags(kind=Settings):
 
 @cache
 def tool_options():
-    """Options of lm_data/prepare.py, of the foreign programs, and of the examples' own settings."""
-    source = (ROOT / "lm_data" / "prepare.py").read_text(encoding="utf-8")
-    own = set(re.findall(r'add_argument\("(--[a-z-]+)"', source))
-    examples = {f"--{name}" for name in re.findall(r"^    (\w+): \w+ = Field\(", programs()["my_prox.py"], re.M)}
+    """Options of the tools that prepare data, of foreign programs, and of the examples' settings."""
+    tools = (ROOT / "lm_data" / "prepare.py", ROOT / "reader" / "partition" / "command.py")
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in tools)
+    own = set(re.findall(r'add_argument\("(--[a-z-]+)"', sources))
+    pages = [programs()["my_prox.py"], *(page.read_text(encoding="utf-8") for page in (ROOT / "examples").glob("*.py"))]
+    names = re.findall(r"^    (\w+): .+ = Field\(", "\n".join(pages), re.M)
+    examples = {f"--{name.replace('_', '-')}" for name in names}
     return own | examples | set().union(*FOREIGN_OPTIONS.values())
 
 

@@ -9,6 +9,8 @@ import pytest
 from running import ROOT, TINY, metrics, params, private, run, same
 from tiny_task import make_data
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 LINEAR = ROOT / "tests" / "linear_task.py"
 ROUNDS, EPOCHS, BATCH, LR, USERS, COHORT = 12, 2, 4, 0.3, 12, 5
 FLAGS = ["--rounds", ROUNDS, "--sample-num", COHORT, "--epochs", EPOCHS, "--batch-size", BATCH, "--lr", LR,

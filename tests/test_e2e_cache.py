@@ -6,6 +6,8 @@ import pytest
 from running import TINY, assert_same_record, run, start
 from tiny_task import make_data
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 ARGUMENTS = ["--rounds", 3, "--sample-num", 5, "--eval-every", 2, "--seed", 7, "--lr", 0.3, "--private", "norm.*"]
 
 

@@ -14,6 +14,7 @@ import trainer
 from scheduler import ALGORITHMS, FILTERS
 
 assert trainer  # registers them
+pytestmark = pytest.mark.usefixtures("forks")
 FLAGS = ["--rounds", 4, "--sample-num", 5, "--eval-every", 2, "--seed", 3, "--lr", 0.3, "--server-lr", 1, "--shuffle",
          "--epochs", 2, "--progress", "plain", "--private", "norm._mean,norm._variance"]  # fmt: skip
 DEADLY = ROOT / "tests" / "deadly_task.py"
@@ -32,29 +33,12 @@ def choices():
 CHOICES = list(choices())
 # The others take as long, and are tried by CI.
 FIRST = ("scaffold()",)
-
-
-def mark(choice):
-    return pytest.param(*choice, id=choice[1], marks=[] if choice[1] in FIRST else pytest.mark.slow)
+MARKED = [pytest.param(*each, id=each[1], marks=[] if each[1] in FIRST else pytest.mark.slow) for each in CHOICES]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"), days=DAYS)
-
-
-@pytest.fixture(scope="module")
-def references(data, tmp_path_factory):
-    """The record of each choice on one rank with one shard, made when it is first asked for."""
-    made = {}
-
-    def of(flag, choice):
-        if choice not in made:
-            made[choice] = tmp_path_factory.mktemp("reference")
-            run(TINY, data, *FLAGS, flag, choice, "--shards", 1, "--output", made[choice])
-        return made[choice]
-
-    return of
 
 
 def test_the_papers_are_there():
@@ -65,29 +49,26 @@ def test_the_papers_are_there():
             assert inspect.getdoc(kind).partition("\n")[0].endswith(".")
 
 
-@pytest.mark.parametrize(("flag", "choice"), [mark(each) for each in CHOICES])
-def test_placement_and_exchange_change_no_bit(data, references, tmp_path, flag, choice):
-    """Three simulators of one shard that exchange among themselves over connections."""
-    streamed = ["--no-shared-memory", "--exchange", "always"]
-    run(TINY, data, *FLAGS, flag, choice, *streamed, "--shards", 1, "--output", tmp_path, ranks=4)
-    assert_same_record(tmp_path, references(flag, choice))
+@pytest.mark.parametrize(("flag", "choice"), MARKED)
+def test_neither_placement_nor_a_kill_changes_a_bit(data, tmp_path, monkeypatch, flag, choice):
+    """One shard alone, and three simulators that exchange over connections, until all are killed.
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("flag", "choice"), CHOICES)
-def test_a_kill_changes_no_bit(data, references, tmp_path, monkeypatch, flag, choice):
-    """SIGKILL of two ranks with three shards in the third round of the second day; the run goes on with others."""
-    expected, orders, output = references(flag, choice), tmp_path / "orders", tmp_path / "out"
+    SIGKILL comes in the third round of the second day, when a user has trained and what it keeps is stored; the run
+    goes on with one simulator of three shards, which share memory.
+    """
+    expected, output, orders = tmp_path / "alone", tmp_path / "out", tmp_path / "orders"
+    run(TINY, data, *FLAGS, flag, choice, "--shards", 1, "--output", expected)
     uid = json.loads((expected / "cohorts.json").read_text())[6][0]
-    order(orders, f"train 20200102 3 {uid}", then=["wait"])
+    order(orders, f"kept 20200102 3 {uid}", then=["wait"])
     os.mkfifo(orders / "go")
     monkeypatch.setenv(ORDERS, str(orders))
-    more = ["--checkpoint-every", 1, "--shards", 3, "--output", output]
-    process = start(DEADLY, data, *FLAGS, flag, choice, *more, ranks=2)
+    streamed = ["--no-shared-memory", "--exchange", "always", "--shards", 2, "--checkpoint-every", 1]
+    process = start(DEADLY, data, *FLAGS, flag, choice, *streamed, "--output", output, ranks=4)
     read_until(process, "waiting")
     kill_all(process)
     process.stdout.close()
-    done = run(DEADLY, "--resume", output, "--shards", 1, ranks=3)
+    here = ["--shared-memory", "--exchange", "auto", "--shards", 3]
+    done = run(DEADLY, "--resume", output, *here, ranks=2)
     # The checkpoint of round 6 may just have been on its way.
     assert re.search("resumed after round [56] of the run, date 20200102", done.stdout + done.stderr)
     assert_same_record(output, expected)

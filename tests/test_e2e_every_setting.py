@@ -16,6 +16,8 @@ from test_docs import programs
 from simulator import Settings
 from simulator.launch.addresses import own_addresses
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 MOST = (1 << 31) - 1
 
 
@@ -94,6 +96,15 @@ def always_the_same(output, plain):
     return cohorts(output)[0] == cohorts(output)[2] != cohorts(plain)[0]
 
 
+def never_all(output, plain):
+    """New users are told beside the others, and none of them trains."""
+    test, (with_users,) = rows(output, "test")[0], [list(csv.DictReader((output / "per_user.csv").open()))]
+    new = {row["uid"] for row in with_users if row["new_top1"]}
+    assert int(test["new_users"]) == len(new)
+    assert int(test["users"]) == 50 - len(new)
+    return new and not any(new & set(cohort) for cohort in cohorts(output))
+
+
 REFUSED = None
 HERE = next((each.interface for each in own_addresses() if not each.is_loopback), None)
 # Setting -> its extremes: the arguments, and what shows in the record that they are in force; or a refusal.
@@ -121,6 +132,8 @@ EXTREMES = {
     "hash_percent": [(["--hash-percent", 100], REFUSED),
                      (["--hash-percent", 100, "--sampler", "hash"], of_this_size(50))],
     "plan": [(["--plan", "plain/cohorts.json"], REFUSED)],
+    "hold_out_users": [(["--hold-out-users", 0.2], never_all), (["--hold-out-users", 1e-9], REFUSED),
+                       (["--hold-out-users", 0.999], REFUSED)],
     "epochs": [(["--epochs", 20], other_end)],
     "batch_size": [(["--batch-size", MOST], other_end)],
     "lr": [(["--lr", 1e-30], other_end), (["--lr", 1e30], REFUSED)],

@@ -15,7 +15,7 @@ from tiny_task import make_data
 BOUND = 10.0
 SMALL_LM = ROOT / "tests" / "small_lm.py"
 RUN = ["--rounds", 2, "--sample-num", 12, "--shards", 2, "--test-sampler", "none"]
-pytestmark = pytest.mark.usefixtures("scratch")
+pytestmark = pytest.mark.usefixtures("forks", "scratch")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,7 @@ def roles(process):
         ),
     ],
 )
+@pytest.mark.usefixtures("started")
 def test_sigkill_of_any_process_ends_the_run(data, tmp_path, role, index):
     process = hanging_run(data, tmp_path, ranks=3)
     by_role = roles(process)
@@ -119,6 +120,7 @@ def test_sigkill_of_any_process_ends_the_run(data, tmp_path, role, index):
     ends(process, everything)
 
 
+@pytest.mark.usefixtures("started")
 def test_sigkill_ends_a_run_of_one_rank(data, tmp_path):
     process = hanging_run(data, tmp_path, ranks=1)
     everything = tree(process)
@@ -127,6 +129,7 @@ def test_sigkill_ends_a_run_of_one_rank(data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("started")
 def test_sigkill_of_a_rank_ends_the_run_while_its_shard_is_replaced(data, tmp_path):
     """The new shard may not know yet where the store is that it has to remove."""
     process = hanging_run(data, tmp_path, ranks=1)
@@ -139,6 +142,7 @@ def test_sigkill_of_a_rank_ends_the_run_while_its_shard_is_replaced(data, tmp_pa
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("started")
 def test_ctrl_c_ends_the_run_without_a_traceback(data, tmp_path, ranks):
     process = hanging_run(data, tmp_path, ranks=ranks)
     everything = tree(process)

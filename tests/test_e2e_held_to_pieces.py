@@ -7,6 +7,8 @@ import yaml
 from running import ROOT, run
 from tiny_task import make_data
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 TASK = ROOT / "tests" / "held_task.py"
 SLOW = pytest.mark.slow
 

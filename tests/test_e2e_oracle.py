@@ -8,6 +8,8 @@ from leaf_data import WORDS, make_leaf
 from running import ROOT, metrics, params, run
 from tiny_task import make_data
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 LINEAR = ROOT / "tests" / "linear_task.py"
 SMALL_LM = ROOT / "tests" / "small_lm.py"
 

@@ -84,6 +84,8 @@ def test_an_install_from_a_wheel_works_by_itself(installed, tmp_path):
         assert file.startswith(str(installed))
     assert "pushshift" in run(installed / "bin" / "flsim-prepare", "--help", cwd=tmp_path, path=installed)
     assert "pushshift" in run("-m", "lm_data.prepare", "--help", cwd=tmp_path, path=installed)
+    assert "dirichlet" in run(installed / "bin" / "flsim-partition", "--help", cwd=tmp_path, path=installed)
+    assert "dirichlet" in run("-m", "reader.partition", "--help", cwd=tmp_path, path=installed)
     assert run("-m", "protos.codegen", cwd=tmp_path, path=installed).startswith("stubs made for ")
 
 

@@ -12,6 +12,8 @@ from simulator.shards import jobs
 from simulator.users.examples import check_user
 from simulator.worker.file_reading import read_files
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 PATH = Path("data/20200101/train.json")
 MUST = "it must yield (uid, {name: array}) for each user"
 SAID = {

@@ -12,6 +12,8 @@ import pytest
 from running import TINY, assert_same_record, kill_all, read_until, run, start, tree, wait_until
 from tiny_task import make_data
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 ARGUMENTS = ["--rounds", 12, "--sample-num", 5, "--eval-every", 5, "--seed", 7, "--lr", 0.3, "--shuffle",
              "--private", "norm.*", "--train-last-day", "--server-optimizer", "fedadam",
              "--checkpoint-every", 5]  # fmt: skip
@@ -67,6 +69,7 @@ def test_a_failed_run_says_how_it_goes_on(reference, tmp_path):
 @pytest.mark.parametrize(
     "gone", ["", *(pytest.param(name, marks=pytest.mark.slow) for name in ("checkpoints", "config.yaml"))]
 )
+@pytest.mark.usefixtures("started")
 def test_nothing_is_promised_of_a_record_that_is_gone(reference, tmp_path, gone):
     data, _ = reference
     (tmp_path / "plan.json").write_text('[["user001"], ["user002"], ["user003"]]')

@@ -14,6 +14,7 @@ DEADLY = ROOT / "tests" / "deadly_task.py"
 BASE = ["--rounds", 3, "--sample-num", 8, "--seed", 7, "--shuffle", "--private", "norm.*", "--lr", 0.3]
 DAY, NEXT = "20200101", "20200102"
 SLOW = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("forks")
 
 
 @pytest.fixture(autouse=True)
@@ -230,6 +231,7 @@ def shards_of(process):
 
 @pytest.mark.parametrize("which", [[0], [3], [0, 1, 2, 3]], ids=str)
 @SLOW
+@pytest.mark.usefixtures("started")
 def test_shards_killed_while_one_trains_and_the_others_are_idle(references, tmp_path, orders, which):
     """One simulator waits for its shard and the other for the scheduler, whoever is killed."""
     data, expected = references("federated")

@@ -11,6 +11,8 @@ from simulator.worker.dtype_hint import explain_float64
 from simulator.worker.turn import Turn
 from trainer import TaskError, add_metrics
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 MUST = "it must return (loss, metrics), metrics as name -> (sum, count)"
 SAID = {
     "a scalar loss": f"MistakenModel.loss returns a tensor of shape []; {MUST}",

@@ -24,6 +24,8 @@ from simulator.shards import jobs
 from simulator.worker.file_reading import read_files
 from simulator.worker.weighing import check_same_weight, weight_of, weight_of_piece
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 WEIGHING = ROOT / "tests" / "weighing_task.py"
 
 

@@ -33,6 +33,8 @@ from simulator.exchange.peer_group import PeerGroup
 from simulator.exchange.peer_server import PeerServicer
 from simulator.exchange.peer_sums import PeerSums
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 SPECS = {"w": TensorSpec("float32", (3, 2)), "none": TensorSpec("float32", (0, 4)), "b": TensorSpec("float32", ())}
 DAY = "20200101"
 TIMEOUT = 30.0

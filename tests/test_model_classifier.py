@@ -1,4 +1,4 @@
-"""model/classifier.py, dense_stack.py: gradients without Paddle's operators are those of Paddle's operators."""
+"""model/classifier.py, dense_stack.py, last_step.py: gradients without Paddle's operators are those with them."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import paddle
 import pytest
 from paddle.nn import Flatten, Linear, ReLU, Sigmoid, Tanh
 
-from model import Classifier
+from model import Classifier, LastStep
 from trainer import TrainerBase
 
 N, CLASSES = 7, 4
@@ -204,6 +204,53 @@ def test_examples_that_may_see_each_other_are_tested_by_themselves():
     batch_norm = paddle.nn.BatchNorm1D(6, use_global_stats=False)
     assert not Classifier(batch_norm, Linear(6, CLASSES)).examples_are_independent
     assert not Classifier(paddle.nn.Softmax(axis=0), Linear(6, CLASSES)).examples_are_independent
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_classes_may_be_integers_of_any_type(dtype):
+    model, batch = Classifier(Linear(6, CLASSES)), examples()
+    whole = {name: paddle.to_tensor(rows) for name, rows in batch.items()}
+    other = whole | {"y": paddle.to_tensor(batch["y"].astype(dtype))}
+    assert model.loss(other)[1] == model.loss(whole)[1]
+    for name, (sums, _) in model.example_metrics(other).items():
+        assert (sums == model.example_metrics(whole)[name][0]).all()
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def test_the_last_step_of_lstm_layers_by_hand():
+    """Two layers over three places, by the equations: i, f, g, o of W x + U h + b; c = f c + i g; h = o tanh(c)."""
+    paddle.seed(6)
+    layer, x = LastStep(3, 2, num_layers=2), np.random.default_rng(2).normal(size=(4, 3, 3)).astype("float32")
+    rows = x
+    for lstm in layer.lstms:
+        w, u, b, b2 = (p.numpy() for p in lstm.parameters())
+        np.testing.assert_array_equal(b, [0, 0, 1, 1, 0, 0, 0, 0])
+        assert not b2.any()
+        assert 0.7 < max(np.abs(w).max(), np.abs(u).max()) / np.sqrt(6 / (rows.shape[2] + 5 * 2)) <= 1
+        h, c, outputs = np.zeros((4, 2)), np.zeros((4, 2)), []
+        for place in range(3):
+            i, f, g, o = np.split(rows[:, place] @ w.T + h @ u.T + b, 4, axis=1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            outputs.append(h)
+        rows = np.stack(outputs, axis=1)
+    np.testing.assert_allclose(layer(paddle.to_tensor(x)).numpy(), rows[:, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_sequences_are_tested_side_by_side():
+    paddle.seed(7)
+    model = Classifier(paddle.nn.Embedding(5, 3), LastStep(3, 4), Linear(4, CLASSES))
+    assert model.examples_are_independent
+    batch = {"x": np.arange(12).reshape(3, 4) % 5, "y": np.arange(3)}
+    with paddle.no_grad():
+        each = model.example_metrics({name: paddle.to_tensor(rows) for name, rows in batch.items()})
+        for i in range(3):
+            _, alone = model.loss({name: paddle.to_tensor(rows[i : i + 1]) for name, rows in batch.items()})
+            assert float(each["loss"][0][i]) == pytest.approx(alone["loss"][0], rel=1e-5)
+            assert float(each["top1"][0][i]) == alone["top1"][0]
 
 
 def test_a_negative_class_is_refused():

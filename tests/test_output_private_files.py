@@ -17,6 +17,8 @@ from simulator.npz import read_npz
 from simulator.output.private_files import file_name, save_private
 from simulator.users.store import UserStore
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 LONG = "u" * 300
 HARD = [
     ".", "..", "/", "a/b", "a%2Fb", "a%2fb", "%2F", "../../etc/passwd", "a\\b", "a b", "a ", " a", "a.", "a", "A",

@@ -22,7 +22,7 @@ DAY, NEXT = "20200101", "20200102"
 TIMES = Timings(pull=0.125, train=1.0, push=0.25, wait=0.0625)
 COLUMNS = [
     "date", "round", "phase", "users", "examples", "loss", "top1", "top1_user_mean", "top1_user_p10", "top1_user_p50",
-    "top1_user_p90", "seconds", "train", "pull", "push", "wait",
+    "top1_user_p90", "top1_user_worst10", "top1_user_variance", "seconds", "train", "pull", "push", "wait",
 ]  # fmt: skip
 
 
@@ -79,10 +79,10 @@ def test_metrics_have_a_row_a_round_and_a_row_an_evaluation(record):
     assert list(one) == COLUMNS
     same = {"users": "2", "examples": "7", "loss": "1.75", "top1": "0.1"}
     times = {"train": "1.000000", "pull": "0.125000", "push": "0.250000", "wait": "0.062500"}
-    spread = dict.fromkeys(COLUMNS[7:11], "")
+    spread = dict.fromkeys(COLUMNS[7:13], "")
     assert one == {"date": DAY, "round": "1", "phase": "train", **same, **spread, "seconds": "1.500000", **times}
-    shares = [float(two[column]) for column in COLUMNS[7:11]]
-    assert shares == pytest.approx([0.1, 0.02, 0.1, 0.18])
+    shares = [float(two[column]) for column in COLUMNS[7:13]]
+    assert shares == pytest.approx([0.1, 0.02, 0.1, 0.18, 0.0, 0.01])
     assert {k: v for k, v in two.items() if k not in spread} == {
         "date": NEXT, "round": "1", "phase": "test", **same, "seconds": "0.500000", **times,
     }  # fmt: skip
@@ -253,7 +253,7 @@ def test_the_record_tells_how_users_differ_in_the_metric_that_is_the_result(tmp_
     spread = {name: value for name, value in row.items() if "_user_" in name}
     mean = {"auc": "0.5", "loss": "2.0"}  # of users' own values: 0.5 alone; 3 and 1
     assert spread.get(f"{result}_user_mean") == mean.get(result)
-    assert len(spread) == (0 if result is None else 4)
+    assert len(spread) == (0 if result is None else 6)
     assert (row["loss"], row["auc"]) == (repr(7 / 3), "0.5")
 
 

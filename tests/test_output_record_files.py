@@ -13,6 +13,8 @@ from tiny_task import make_data
 from protos.errors import BadInput
 from simulator.output.record_files import Cohorts, Table
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 FIRST, LAST = ["uid"], ["seconds"]
 HARD = ["a\rb", "a\nb", "a\r\nb", 'say "a, b"', " a ", "a\u2028b", "é", "e\u0301", "", "'", "a;b"]
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from reader import DataError, LeafRedditReader, ReaderBase
-from reader.leaf_reddit_reader import _user_data
+from reader.leaf_json import read_users
 
 VOCAB = {"<PAD>": 0, "<UNK>": 1, "the": 2, "cat": 3, "sat": 4}
 THE_CAT = ["the", "cat", "sat"]
@@ -119,7 +119,7 @@ def test_a_vocabulary_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         file.write('{"vocab"')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reader.leaf_reddit_reader.json.dump", break_off)
+    monkeypatch.setattr("reader.vocabulary.json.dump", break_off)
     with pytest.raises(KeyboardInterrupt):
         LeafRedditReader(10, 3).prepare(tmp_path, [train])
     assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_keeps_the_vocabulary_for_the_run(tmp_pa
         raise OSError(30, "Read-only file system")
 
     # Not by the folder's mode: root may write all the same.
-    monkeypatch.setattr("reader.leaf_reddit_reader.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("reader.vocabulary.tempfile.mkstemp", refuse)
     with caplog.at_level(logging.WARNING):
         shared = LeafRedditReader(10, 3).prepare(tmp_path, [train])
     assert shared["vocab"] == {"<PAD>": 0, "<UNK>": 1, "cat": 2, "sat": 3, "the": 4}
@@ -262,7 +262,7 @@ def test_a_file_cut_in_users_is_what_it_is_as_a_whole(tmp_path):
             raw[at : at + rng.choice([0, 0, 1, 4])] = put
         expected = as_a_whole(bytes(raw))
         try:
-            found = list(_user_data(write(tmp_path / "train.json", bytes(raw))))
+            found = list(read_users(write(tmp_path / "train.json", bytes(raw)), orjson.loads))
         except DataError as error:
             found = str(error)
         if isinstance(expected, list):

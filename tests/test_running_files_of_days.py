@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.errors import BadInput
-from simulator.days import list_days
+from simulator.days import check_days, day_folder, list_days
 from simulator.running.file_dealing import deal_files, listing
 
 # -- days --------------------------------------------------------------------------
@@ -21,13 +21,54 @@ def test_days_are_folders_of_eight_digits_in_order(tmp_path):
 
 
 def test_a_folder_without_days_is_named(tmp_path):
-    (tmp_path / "train").mkdir()
-    with pytest.raises(BadInput, match=rf"data folder {tmp_path} has no day folders \(such as {tmp_path}/20200101\)"):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "train").touch()
+    message = rf"data folder {tmp_path} has no day folders \(such as {tmp_path}/20200101\), nor train/ and test/"
+    with pytest.raises(BadInput, match=message):
         list_days(tmp_path)
     (tmp_path / "file").touch()
     for name in ("none", "file"):
         with pytest.raises(BadInput, match=rf"data folder {tmp_path / name} is missing or is no folder"):
             list_days(tmp_path / name)
+
+
+def test_a_folder_with_train_and_test_is_one_day(tmp_path):
+    for name in ("all_data", "test", "train"):
+        (tmp_path / name).mkdir()
+        if name != "all_data":
+            assert list_days(tmp_path) == ["00000000"]
+    assert day_folder(tmp_path, "00000000") == tmp_path
+    assert day_folder(tmp_path, "20200101") == tmp_path / "20200101"
+
+
+def test_a_folder_of_files_is_one_day_for_a_reader_that_says_so(tmp_path):
+    (tmp_path / "u.data").touch()
+    with pytest.raises(BadInput, match="has no day folders"):
+        list_days(tmp_path)
+    assert list_days(tmp_path, one_day=True) == ["00000000"]
+    (tmp_path / "20200101").mkdir()
+    assert list_days(tmp_path, one_day=True) == ["20200101"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_days_beside_train_or_test_are_refused(tmp_path, split):
+    for name in (split, "20200101", "20200102"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(BadInput, match=rf"{tmp_path} has day folders \(such as 20200101\) and {split}/ beside them"):
+        list_days(tmp_path)
+
+
+def test_a_day_may_not_have_the_name_of_that_one(tmp_path):
+    (tmp_path / "00000000").mkdir()
+    with pytest.raises(BadInput, match=r"has a folder 00000000, which is no date"):
+        list_days(tmp_path)
+
+
+def test_hosts_lay_the_data_out_in_one_way():
+    check_days(["00000000"])
+    check_days(["20200101", "20200102"])
+    with pytest.raises(BadInput, match=r"train/ and test/ on one host and day folders \(such as 20200102\) on another"):
+        check_days(["00000000", "20200102"])
 
 
 # -- files -------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Lines(ReaderBase):
 
 def key(data, reader, shared=None, **settings):
     cache = reader_cache(Settings(data=data, cache=data.parent / "cache", **settings), reader)
-    return cache.with_shared(shared or {}).of_day(DAY).key
+    return cache.with_shared(shared or {}).of_day(DAY, "train").key
 
 
 def test_equal_readers_have_one_key_and_other_values_another(data):
@@ -44,6 +44,11 @@ def test_equal_readers_have_one_key_and_other_values_another(data):
     assert key(data, Lines(size=1), lr=0.5) == same
     assert key(data, Lines(size=2)) != same
     assert key(data, Lines(size=1), {"vocab": ["a"]}) != same
+
+
+def test_training_and_test_examples_of_one_file_have_two_keys(data):
+    cache = reader_cache(Settings(data=data, cache=data.parent / "cache"), Lines())
+    assert cache.of_day(DAY, "train").key != cache.of_day(DAY, "test").key
 
 
 def test_of_settings_that_a_reader_holds_those_count_that_mean_something(data):
@@ -124,11 +129,31 @@ def test_a_reader_that_cannot_be_told_has_no_key(data):
 @pytest.mark.parametrize("place", ["data", f"data/{DAY}", f"data/{DAY}/cache"])
 def test_a_cache_among_the_data_is_refused(data, place):
     with pytest.raises(BadInput, match="lies among the data"):
-        check_cache(Settings(data=data, cache=data.parent / place))
+        check_cache(Settings(data=data, cache=data.parent / place), Lines())
+    check_cache(Settings(data=data, cache=data / "cache"), Lines())
+    check_cache(Settings(data=data), Lines())
+
+
+@pytest.mark.parametrize("place", ["data", "data/train", "data/test/deep"])
+def test_a_cache_among_data_without_days_is_refused(tmp_path, place):
+    data = tmp_path / "data"
+    (data / "train").mkdir(parents=True)
+    with pytest.raises(BadInput, match="lies among the data"):
+        check_cache(Settings(data=data, cache=tmp_path / place), Lines())
     check_cache(Settings(data=data, cache=data / "cache"))
-    check_cache(Settings(data=data))
+
+
+def test_the_files_of_data_without_days_have_a_key(tmp_path):
+    """What lies beside train/ and test/ counts, as beside day folders; what lies in folders beside them does not."""
+    data, keys = tmp_path / "data", []
+    for name in ("train/a.txt", "vocab.json", "all_data/b.txt"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("1\n")
+        cache = reader_cache(Settings(data=data, cache=tmp_path / "cache"), Lines())
+        keys.append(cache.of_day("00000000", "train").key)
+    assert keys[0] != keys[1] == keys[2]
 
 
 def test_a_cache_that_is_a_file_is_refused(data):
     with pytest.raises(BadInput, match="is no folder"):
-        check_cache(Settings(data=data, cache=data / DAY / "train.json"))
+        check_cache(Settings(data=data, cache=data / DAY / "train.json"), Lines())

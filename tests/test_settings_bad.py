@@ -43,6 +43,7 @@ BAD = {
         "inf": "100",
         "x": "number",
     },
+    "hold_out_users": {"-0.1": "greater than or equal to 0", "1": "less than 1", "nan": "finite", "few": "number"},
     "epochs": COUNT,
     "batch_size": COUNT,
     "lr": RATE,

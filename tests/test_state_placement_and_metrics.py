@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.rules.metrics import UserResult, ratio, reduce_metrics, user_spread
+from scheduler.rules.metrics import SPREAD, UserResult, ratio, reduce_metrics, user_histogram, user_spread
 from scheduler.state.placement import groups_of, place
 
 quick = settings(derandomize=True, max_examples=80, deadline=None)
@@ -144,20 +144,63 @@ def test_sums_are_rounded_once():
 
 
 def test_the_spread_of_users_by_hand():
-    """Own values 0, 0.1, ..., 1 of users of different size: each counts once."""
+    """Own values 0, 0.1, ..., 1 of users of different size: each counts once.  The worst of 11 is one user.
+
+    The variance is 2 (0.1^2 + ... + 0.5^2) / 11 = 0.1.
+    """
     results = [
         user(str(i), top1=(i * count / 10, float(count))) for i, count in zip(range(11), range(1, 12), strict=True)
     ]
-    assert user_spread(results, "top1") == pytest.approx({"mean": 0.5, "p10": 0.1, "p50": 0.5, "p90": 0.9})
+    spread = {"mean": 0.5, "p10": 0.1, "p50": 0.5, "p90": 0.9, "worst10": 0.0, "variance": 0.1}
+    assert user_spread(results, "top1") == pytest.approx(spread)
+    assert user_spread(results, "top1", higher_is_better=False)["worst10"] == 1.0
+
+
+def test_the_worst_tenth_is_the_mean_of_its_users():
+    """Of 29 users, who have 0, 1, ..., 28, the worst two: 0.5; if less is better 27.5."""
+    results = [user(str(i), loss=(float(i), 1.0)) for i in range(29)]
+    assert user_spread(results, "loss")["worst10"] == 0.5
+    assert user_spread(results, "loss", higher_is_better=False)["worst10"] == 27.5
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_user_without_a_finite_value_shows(higher):
+    results = [user(str(i), loss=(value, 1.0)) for i, value in enumerate([0.5, math.nan, 0.25])]
+    spread = user_spread(results, "loss", higher_is_better=higher)
+    assert math.isnan(spread["mean"])
+    assert math.isnan(spread["worst10"])
+    assert math.isnan(spread["variance"])
+    *_, last = bins = user_histogram(results, "loss")
+    assert (math.isnan(last.low), math.isnan(last.high), last.users, len(bins)) == (True, True, 1, 11)
+
+
+def test_a_histogram_of_accuracies_by_hand():
+    """Ranges of a tenth: an edge belongs to the range that it begins, 1 to the last."""
+    results = [user(str(i), top1=(hits, 10.0)) for i, hits in enumerate([0.0, 0.5, 1.0, 3.0, 9.0, 9.5, 10.0])]
+    bins = user_histogram(results, "top1")
+    assert [each.users for each in bins] == [2, 1, 0, 1, 0, 0, 0, 0, 0, 3]
+    assert [each.low for each in bins] == pytest.approx([k / 10 for k in range(10)])
+    assert [each.high for each in bins[:-1]] == [each.low for each in bins[1:]]
+    assert (bins[0].low, bins[-1].high) == (0.0, 1.0)
+
+
+def test_a_histogram_of_other_values_goes_from_the_lowest_to_the_highest():
+    results = [user(str(i), loss=(float(i), 2.0)) for i in range(21)]
+    bins = user_histogram(results, "loss")
+    assert [(each.low, each.high) for each in bins] == [(float(k), float(k + 1)) for k in range(10)]
+    assert [each.users for each in bins] == [2] * 9 + [3]
+    assert [each.users for each in user_histogram([user("a", loss=(7.0, 1.0))], "loss")] == [0] * 9 + [1]
+    assert user_histogram([user("a", top1=(0.0, 0.0))], "top1") == []
 
 
 def test_percentiles_between_two_users_are_interpolated():
     """Values 0 and 1: p10 is a tenth of the way."""
     results = [user("a", top1=(3.0, 3.0)), user("b", top1=(0.0, 7.0))]
-    assert user_spread(results, "top1") == pytest.approx({"mean": 0.5, "p10": 0.1, "p50": 0.5, "p90": 0.9})
+    spread = {"mean": 0.5, "p10": 0.1, "p50": 0.5, "p90": 0.9, "worst10": 0.0, "variance": 0.25}
+    assert user_spread(results, "top1") == pytest.approx(spread)
 
 
 def test_users_without_the_metric_or_its_count_are_left_out_of_the_spread():
     results = [user("a", top1=(1.0, 2.0)), user("b", top1=(0.0, 0.0)), user("c", loss=(1.0, 1.0))]
-    assert user_spread(results, "top1") == {"mean": 0.5, "p10": 0.5, "p50": 0.5, "p90": 0.5}
+    assert user_spread(results, "top1") == dict.fromkeys(SPREAD, 0.5) | {"variance": 0.0}
     assert all(math.isnan(value) for value in user_spread(results, "other").values())

@@ -1,4 +1,4 @@
-"""simulator/worker/shard.py: what a shard fetches before a round is of that round, or not used."""
+"""simulator/worker/fetched_examples.py: what a shard fetches before a round is of that round, or not used."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def ahead(*uids):
 
 
 def fetched(shard):
-    return sorted(uid for _, uid in shard._fetched)
+    return sorted(uid for _, uid in shard._fetched.ahead)
 
 
 def test_its_own_users_are_fetched_until_the_round_is_due(shard):
@@ -55,9 +55,9 @@ def test_its_own_users_are_fetched_until_the_round_is_due(shard):
 
 def test_examples_of_another_day_are_not_taken_for_those_of_this(shard):
     shard.get_ready(ahead(*UIDS), lambda: False)
-    assert shard._examples("b", NEXT, "train")["x"] == [int(NEXT)]
-    assert shard._examples("b", DAY, "train")["x"] == [int(DAY)]
-    assert shard._examples("d", DAY, "train")["x"] == [int(DAY)]
+    assert shard._examples.take("b", NEXT, "train")["x"] == [int(NEXT)]
+    assert shard._examples.take("b", DAY, "train")["x"] == [int(DAY)]
+    assert shard._examples.take("d", DAY, "train")["x"] == [int(DAY)]
     assert fetched(shard) == []
 
 

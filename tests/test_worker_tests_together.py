@@ -31,7 +31,7 @@ def close(one, other):
 def test_side_by_side_each_user_gets_what_its_examples_say(tmp_path):
     """With all parameters 0 each class has a third: a loss of log 3 an example, and class 0 is the guess."""
     made = OneShard(tmp_path, RowsTrainer(batch_size=4))
-    for value in made.shard._params.arrays.values():
+    for value in made.shard._memory.params.arrays.values():
         value[...] = 0
     found = made.test("bdfeca", [2, 3, 1])
     assert list(found) == list("bdfeca")

@@ -10,6 +10,8 @@ from tiny_task import make_data
 from protos.errors import BadInput
 from simulator.shards import jobs
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 MESSY = ROOT / "tests" / "messy_task.py"
 
 
@@ -67,12 +69,12 @@ def test_one_after_another_the_shared_parameters_go_on_and_nothing_else(tmp_path
     """b goes on from what a has made of the shared parameters and the buffer `seen`, and from its own private head."""
     made = OneShard(tmp_path, MessyTrainer(batch_size=4, lr=0.01), ("out.*",))
     metrics, _ = made.do(jobs.TrainInTurn, "abc")
-    room = jobs.result_room(made.shard._sums, {n: made.shard._model.specs[n] for n in made.shard._model.shared})
+    room = jobs.result_room(made.shard._memory.sums, {n: made.shard._model.specs[n] for n in made.shard._model.shared})
     whole = {name: value.copy() for name, value in room.items()}
     heads = {uid: made.private_of(uid) for uid in "abc"}
     made.do(jobs.TrainInTurn, "a")
     after_a = {name: value.copy() for name, value in room.items()}
-    start = made.shard._params.arrays
+    start = made.shard._memory.params.arrays
     assert not (start["seen"] == after_a["seen"]).any()
     assert not (whole["seen"] == after_a["seen"]).any()
     for name, value in after_a.items():
@@ -116,7 +118,7 @@ def test_a_test_that_changes_a_large_parameter_now_and_then_is_noticed(tmp_path,
 
 def test_an_exception_of_a_test_itself_is_raised(tmp_path):
     made = OneShard(tmp_path, Rarely("fail", "", batch_size=4))
-    made.shard._params.arrays["hidden.weight"][0, 0] = 100.0
+    made.shard._memory.params.arrays["hidden.weight"][0, 0] = 100.0
     with pytest.raises(RuntimeError, match="what another user left behind"):
         made.do(jobs.EvaluateShare, "ab")
 

@@ -204,16 +204,28 @@ class SchedulerClient:
         request = pb.GetGlobalParamsRequest(rank=self._rank, step=step)
         return assemble(self._caller.stream(self._stub.GetGlobalParams, request), into=into)
 
+    def get_frozen_params(self) -> Tensors:
+        """The frozen parameters; waits until they are there."""
+        request = pb.GetGlobalParamsRequest(rank=self._rank, frozen=True)
+        return assemble(self._caller.stream(self._stub.GetGlobalParams, request))
+
     def update_global_params(
-        self, params: Mapping[str, Array], private: Sequence[str], layers: Layers | None = None
+        self,
+        params: Mapping[str, Array],
+        private: Sequence[str],
+        layers: Layers | None = None,
+        frozen: Mapping[str, Array] | None = None,
     ) -> None:
-        """Sets the initial shared parameters; tells which names are private, and the layers of the model."""
+        """Sets the initial shared parameters and the frozen ones; tells what is private, and the model's layers."""
+        held = frozen or {}
 
         def messages() -> Iterator[pb.ParamsMessage]:
             yield pb.ParamsMessage(private_names=pb.PrivateNames(names=private))
             if layers is not None:
                 yield from layers_to_messages(layers)
-            for chunk in tensor_chunks(params):
+            if held:
+                yield pb.ParamsMessage(frozen_names=pb.PrivateNames(names=list(held)))
+            for chunk in tensor_chunks({**params, **held}):
                 yield pb.ParamsMessage(chunk=chunk)
 
         self._caller.call(self._stub.UpdateGlobalParams, messages())

@@ -29,16 +29,18 @@ class ParamCalls:
         self._streams: dict[int, bool] = {}
         self._group: tuple[int, ...] | None = None
 
-    def set_initial(self, params: Tensors, private: Sequence[str], layers: Layers | None = None) -> None:
+    def set_initial(
+        self, params: Tensors, private: Sequence[str], layers: Layers | None = None, frozen: Tensors | None = None
+    ) -> None:
         """See `GlobalModel.set_initial`."""
         with self._live.held() as state:
             first = self._run.ranks[0]
             if caller_rank() not in (None, first):
                 raise Forbidden(f"rank {caller_rank()} sets the initial parameters, which rank {first} does")
-            state.model.set_initial(params, private, layers)
+            state.model.set_initial(params, private, layers, frozen)
             if self._notifier.saves:
                 state.model.make_room()
-            self._on_initial(params)
+            self._on_initial({**params, **(frozen or {})})
             self._run.wake()
 
     def choose_exchange(self, rank: int, *, streams: bool) -> tuple[int, ...]:
@@ -64,6 +66,12 @@ class ParamCalls:
                 raise WrongState(f"the parameters before round {step} are gone: round {state.step} is due")
             return state.part(rank) if part else state.model.need_params()
 
+    def frozen(self, rank: int) -> Tensors:
+        """The frozen parameters, waiting until they are there."""
+        with self._live.turn(rank) as state:
+            self._run.wait(lambda: state.model.params is not None)
+            return state.model.frozen
+
     def memory(self, rank: int) -> MemoryHandle:
         """See `GlobalModel.memory`; waits until the initial parameters are there."""
         with self._live.turn(rank) as state:
@@ -71,9 +79,10 @@ class ParamCalls:
             return state.model.memory()
 
     def final(self) -> Tensors:
-        """The shared parameters as they are."""
+        """The shared parameters as they are, and the frozen ones."""
         with self._run:
-            return {} if self._live.state is None else self._live.state.model.params or {}
+            model = None if self._live.state is None else self._live.state.model
+            return {} if model is None or model.params is None else {**model.params, **model.frozen}
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raises Forbidden if one is private."""

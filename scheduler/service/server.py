@@ -40,6 +40,7 @@ from scheduler.service.messages import (
 from scheduler.service.reports import ReportReader
 from scheduler.service.user_messages import names_to_messages, users_from_messages, weights_from_messages
 from scheduler.state.bounds import check_private_names
+from scheduler.state.frozen import split_frozen
 from scheduler.state.rounds import TEST, TRAIN
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,10 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
     def GetGlobalParams(  # noqa: N802, D102
         self, request: pb.GetGlobalParamsRequest, context: Any
     ) -> Iterator[tensor_pb2.TensorChunk]:
-        yield from tensor_chunks(self._do.params.get(request.rank, request.step, part=request.part))
+        if request.frozen:
+            yield from tensor_chunks(self._do.params.frozen(request.rank))
+        else:
+            yield from tensor_chunks(self._do.params.get(request.rank, request.step, part=request.part))
 
     def ChooseExchange(self, request: pb.Transport, context: Any) -> pb.PeerGroup:  # noqa: N802, D102
         return pb.PeerGroup(ranks=self._do.params.choose_exchange(request.rank, streams=request.streams))
@@ -147,6 +151,7 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         expected = self._do.params.specs()
         tensors, report = TensorAssembler(expected), self._report(TRAIN)
         private: list[str] = []
+        frozen: list[str] = []
         arrays: list[pb.ModelArray] = []
         for message in request:
             part = message.WhichOneof("part")
@@ -158,6 +163,9 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
             elif part == "private_names":
                 private.extend(message.private_names.names)
                 check_private_names(private)
+            elif part == "frozen_names":
+                frozen.extend(message.frozen_names.names)
+                check_private_names(frozen)
             elif part == "model_arrays":
                 arrays.extend(message.model_arrays.arrays)
                 check_private_names([array.name for array in arrays])
@@ -166,7 +174,9 @@ class SchedulerServicer(pb_grpc.SchedulerServerServicer):  # type: ignore[misc]
         if report.at is None:
             params = tensors.finish()
             confirm_end(context)
-            self._do.params.set_initial(params, private, layers_from_messages(arrays) if arrays else None)
+            shared, held = split_frozen(params, frozen)
+            layers = layers_from_messages(arrays) if arrays else None
+            self._do.params.set_initial(shared, private, layers, held)
         else:
             rank, at, results, timings = report.finish()
             self._do.rounds.replace(rank, at, results, timings, tensors.finish())

@@ -45,6 +45,7 @@ class Snapshot:
         optimizer: copies of the server optimizer's state.
         private: names of the private parameters, sorted.
         tests: whether a test after that round was asked for.
+        frozen: digest of the frozen parameters, which are made anew; "" without any.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Snapshot:
     optimizer: Tensors
     private: tuple[str, ...]
     tests: bool = False
+    frozen: str = ""
 
 
 def copy_into(room: Tensors, values: Tensors) -> None:

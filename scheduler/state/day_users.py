@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.errors import AlreadyDone, BadInput, NotFound, WrongState
+from scheduler.rules.held_out import HeldOut
 from scheduler.rules.samplers import UserTable
 from scheduler.rules.streams import owner_of
 from scheduler.state.bounds import check_weight
@@ -42,13 +43,17 @@ class DayUsers:
     Attributes:
         ranks: of the simulators, in order.
         weighs: whether users with training data have weights.
+        held_out: which users never train, if some are held out.
     """
 
     ranks: Sequence[int]
     weighs: bool = True
+    held_out: HeldOut | None = None
     _told: dict[Day, set[int]] = field(default_factory=dict)
     _read: dict[Day, ReadUsers] = field(default_factory=dict)
     _tables: dict[Day, UserTable] = field(default_factory=dict)
+    # Of days with users that are held out: the others, and those.
+    _parts: dict[Day, tuple[UserTable, UserTable]] = field(default_factory=dict)
     _weights: dict[str, _Weights] = field(default_factory=dict)
 
     @property
@@ -76,7 +81,7 @@ class DayUsers:
             date: the day.
             split: "train" or "test".
             users: what it has read.
-            check: of the whole day, with the last report; may refuse it.
+            check: of all users of the day that are not held out, with the last report; may refuse it.
 
         Returns:
             Whether that was the last report.
@@ -101,8 +106,9 @@ class DayUsers:
             table = UserTable.of(merged.counts)
             if not table.uids:
                 raise BadInput(f"date {date}: no users with {split} data")
-            check(table)
-            self._tables[day] = table
+            parts = (table, UserTable.of({})) if self.held_out is None else self.held_out.part(table, date, split)
+            check(parts[0])
+            self._tables[day], self._parts[day] = table, parts
             self._read.pop(day, None)
             if weighs:
                 self._weights[date] = self._weigh(table, merged.weights)
@@ -123,15 +129,19 @@ class DayUsers:
         return (date, split) in self._tables
 
     def table(self, date: str, split: str) -> UserTable:
-        """All users of a day.
+        """All users of a day; of training data without those that are held out.
 
         Raises:
             NotFound: they are not known.
         """
-        table = self._tables.get((date, split))
-        if table is None:
+        others, _ = self.parts(date, split)
+        return others if split == TRAIN else self._tables[date, split]
+
+    def parts(self, date: str, split: str) -> tuple[UserTable, UserTable]:
+        """The users of a day that are not held out, and those that are; raises as `table`."""
+        if (date, split) not in self._parts:
             raise NotFound(f"no {split} users are known for date {date!r}")
-        return table
+        return self._parts[date, split]
 
     # -- weights -------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from scheduler.rules.layers import Layers
 from scheduler.rules.server_rule import MeanOfBuffers, ServerRule
 from scheduler.rules.step import Step
 from scheduler.state.checkpoints import Snapshot, copy_into
+from scheduler.state.frozen import digest_of
 from scheduler.state.rounds import Rules
 from scheduler.state.server_step import Slots, filters_on_mean, move
 
@@ -31,6 +32,7 @@ class GlobalModel:
     Attributes:
         params: all shared arrays; None before there are any.
         private: names of the private parameters, which never come here.
+        frozen: parameters that no round changes; here for files of parameters, and for simulators that ask.
 
     Args:
         rules: of the run.
@@ -39,6 +41,8 @@ class GlobalModel:
     def __init__(self, rules: Rules) -> None:
         self.params: Tensors | None = None
         self.private: frozenset[str] = frozenset()
+        self.frozen: Tensors = {}
+        self._frozen_digest = ""
         self._rules = rules
         self._slots = Slots()
         # By array: what moves it, and how users count in its mean.
@@ -48,13 +52,20 @@ class GlobalModel:
         # Memory for snapshots that is free: parameters and the optimizer's state.
         self._room: list[tuple[Tensors, Tensors]] = []
 
-    def set_initial(self, params: Tensors, private: Iterable[str], layers: Layers | None = None) -> None:
-        """Takes the initial shared parameters and the names that are private.
+    def set_initial(
+        self,
+        params: Tensors,
+        private: Iterable[str],
+        layers: Layers | None = None,
+        frozen: Tensors | None = None,
+    ) -> None:
+        """Takes the initial shared parameters, the names that are private, and the frozen parameters.
 
         Args:
             params: shared parameters and buffers, and an algorithm's arrays.
             private: names.
             layers: of the model; None if all that is shared has gradients.
+            frozen: parameters that no round changes.
 
         Raises:
             AlreadyDone: they are there.
@@ -63,8 +74,8 @@ class GlobalModel:
         """
         if self.params is not None:
             raise AlreadyDone("the initial parameters are already set")
-        private = frozenset(private)
-        for name, value in params.items():
+        private, frozen = frozenset(private), frozen or {}
+        for name, value in [*params.items(), *frozen.items()]:
             if name in private:
                 raise Forbidden(f"parameter {name!r} is private: the scheduler never takes it")
             if value.dtype.kind != "f":
@@ -74,7 +85,7 @@ class GlobalModel:
         if not params and not self._rules.algorithm.shares_nothing:
             raise BadInput("the model has no shared parameters: nothing would be learned together")
         if self._restored is not None:
-            _check_model(self._restored, params, private)
+            _check_model(self._restored, params, private, digest_of(frozen))
             params = self._restored.params
         self._moved_by = self._rules_of(params, layers)
         self._fd = unnamed_file("flsim-global")
@@ -84,6 +95,9 @@ class GlobalModel:
             np.add(value, 0.0, out=self._memory[name])
         self.stamp(0 if self._restored is None else self._restored.step)
         self.params, self.private = self._memory.arrays, private
+        self.frozen, self._frozen_digest = frozen, digest_of(frozen)
+        for value in frozen.values():
+            value.flags.writeable = False
 
     def need_params(self) -> Tensors:
         """The shared parameters; raises WrongState before there are any."""
@@ -111,8 +125,9 @@ class GlobalModel:
         self._memory.stamp(step)
 
     def copies(self) -> Tensors:
-        """Copies of the shared parameters, without an algorithm's other arrays."""
-        return {name: value.copy() for name, value in self.need_params().items() if OF not in name}
+        """Copies of the shared parameters, without an algorithm's other arrays, and the frozen ones."""
+        shared = {name: value.copy() for name, value in self.need_params().items() if OF not in name}
+        return {**shared, **self.frozen}
 
     def close(self) -> None:
         """Gives the memory back as soon as nobody else has it mapped; nothing may come after this."""
@@ -178,7 +193,7 @@ class GlobalModel:
         params, optimizer = self._room.pop() if self._room else ({}, {})
         copy_into(params, self.need_params())
         copy_into(optimizer, self._slots.state_dict())
-        return Snapshot(step, date, params, optimizer, tuple(sorted(self.private)))
+        return Snapshot(step, date, params, optimizer, tuple(sorted(self.private)), frozen=self._frozen_digest)
 
     def make_room(self) -> None:
         """Takes the memory of a snapshot now: what a run needs shows at its start, and does not grow later."""
@@ -196,7 +211,7 @@ class GlobalModel:
         self._slots.load_state_dict(snapshot.optimizer)
 
 
-def _check_model(restored: Snapshot, params: Tensors, private: frozenset[str]) -> None:
+def _check_model(restored: Snapshot, params: Tensors, private: frozenset[str], frozen: str) -> None:
     """Raises BadInput if a checkpoint is of another model."""
     for name in (*restored.params, *params):
         old, new = (str(TensorSpec.of(held[name])) if name in held else "missing" for held in (restored.params, params))
@@ -205,3 +220,8 @@ def _check_model(restored: Snapshot, params: Tensors, private: frozenset[str]) -
     for name in sorted(set(private) ^ set(restored.private)):
         where = "the model" if name in private else "the checkpoint"
         raise BadInput(f"parameter {name!r} is private only in {where}")
+    if restored.frozen != frozen:
+        raise BadInput(
+            "the frozen parameters are not those of the checkpoint: go on with the code and the packages that it began "
+            "with, or start a new run with --init"
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from protos.codec import Tensors, TensorSpec
 from protos.errors import BadInput, NotFound, WrongState
 from scheduler.rules.exact_sum import Sums
+from scheduler.rules.held_out import as_new, check_not_new
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round, UserTable
 from scheduler.rules.step import Step
@@ -51,7 +53,7 @@ class RoundState:
         self.step = 0
         self._lanes = dict(sorted(lanes.items()))
         self._clock = clock
-        self.users = DayUsers(tuple(self._lanes), rules.weighs)
+        self.users = DayUsers(tuple(self._lanes), rules.weighs, rules.held_out)
         self._pushed = PushedSums(self._lanes)
         self._dealing = Dealing(rules, self._lanes, self.users, lambda: self._pushed.group)
         self._coming = ComingRounds(rules.sampler, self.users, partial(self._dealing.deal, TRAIN))
@@ -72,7 +74,13 @@ class RoundState:
 
         def check(table: UserTable) -> None:
             if split == TRAIN:
-                self.rules.sampler.check(table, date, self.plan.due_on(date, self.step))
+                try:
+                    self.rules.sampler.check(table, date, self.plan.due_on(date, self.step))
+                except BadInput as error:
+                    if not self.rules.hold_out:
+                        raise
+                    said = f"--hold-out-users {self.rules.hold_out} leaves {len(table.uids)} users to train"
+                    raise BadInput(f"{error} ({said})") from error
 
         if self.users.add(rank, date, split, users, check):
             # Loading is no part of the round that follows it.
@@ -239,7 +247,8 @@ class RoundState:
             users = self.users.table(at.date, TEST)
             if at.date not in self.plan.tests(at.step):
                 raise WrongState(f"a test on {at.date} after {at.step} rounds was asked for, which is not planned")
-            cohort = self.rules.test_sampler.sample(users, self.rules.seed, at.date)
+            parts = [part for part in self.users.parts(at.date, TEST) if part.uids]
+            cohort = [uid for part in parts for uid in self.rules.test_sampler.sample(part, self.rules.seed, at.date)]
             self._test = self._dealing.deal(TEST, at, cohort, users, together)
             self._test.started = self._clock()
         if self._test.at != at:
@@ -250,6 +259,7 @@ class RoundState:
         """Takes a simulator's evaluation; the last one gives the record."""
         test = self._on(self._test, rank, at)
         test.check_results(rank, at, results)
+        results = self._with_new(results)
         if not test.arrive(rank, results, timings, self._clock()):
             return None
         end = self._clock()
@@ -283,6 +293,22 @@ class RoundState:
         if round_ is None:
             raise WrongState(f"results for {where(at)} came, but no round is on")
         return round_
+
+    def _with_new(self, results: Sequence[UserResult]) -> Sequence[UserResult]:
+        """Results of a test, with those of users that are held out under names of their own.
+
+        Raises:
+            BadInput: a metric has such a name already.
+        """
+        held_out = self.rules.held_out
+        if held_out is None:
+            return results
+        for result in results:
+            check_not_new(result.uid, result.metrics)
+        return [
+            replace(result, metrics=as_new(result.metrics), new=True) if result.uid in held_out else result
+            for result in results
+        ]
 
     def _finish_round(self, round_: OpenRound) -> RoundRecord:
         at = round_.at

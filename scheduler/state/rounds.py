@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from protos.codec import Tensors
 from scheduler.rules.algorithm import Algorithm
 from scheduler.rules.filters import Filter
+from scheduler.rules.held_out import HeldOut
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round, Sampler, TestSampler
 from scheduler.rules.server_optimizers import ServerOptimizer
@@ -31,6 +32,7 @@ class Rules:
         filters: what their updates go through, in order.
         asks_tests: whether something may ask for tests while the run goes, so that no round is certain before the one
             before it is over.
+        hold_out: share of the users that never train.
     """
 
     seed: int
@@ -43,12 +45,18 @@ class Rules:
     algorithm: Algorithm = field(default_factory=Algorithm)
     filters: tuple[Filter, ...] = ()
     asks_tests: bool = False
+    hold_out: float = 0.0
 
     @property
     def weighs(self) -> bool:
         """Whether users count by their weight in the mean of the model's updates."""
         equal = self.algorithm.weight == "one" or any(each.counts_equally for each in self.filters)
         return self.federated and self.optimizer.weighted and not equal
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """Which users never train; None if all may."""
+        return HeldOut(self.hold_out, self.seed) if self.hold_out else None
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,13 @@ class RunInfo:
         folder: of its record.
         result: name of the metric that the trainer calls the result; None if it names none.
         resumed: whether it goes on from a checkpoint.
+        higher_is_better: whether a larger value of the result is better.
     """
 
     folder: Path
     result: str | None
     resumed: bool
+    higher_is_better: bool = True
 
 
 class Callback:

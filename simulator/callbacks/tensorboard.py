@@ -41,7 +41,7 @@ class TensorBoard(Callback):
         points[f"{record.phase}/seconds"] = record.seconds
         result = self._run.result
         if record.phase != TRAIN and result is not None and f"{record.phase}/{result}" in points:
-            spread = user_spread(record.results, result)
+            spread = user_spread(record.results, result, higher_is_better=self._run.higher_is_better)
             points |= {f"users/{result}_{key}": value for key, value in spread.items()}
         try:
             writer = self._open(rounds)

@@ -86,6 +86,7 @@ class CheckpointFolder:
             "step": snapshot.step,
             "date": snapshot.date,
             "private": snapshot.private,
+            "frozen": snapshot.frozen,
             "tests": snapshot.tests,
             "marks": checkpoint.marks,
             "meaning": checkpoint.meaning,
@@ -152,7 +153,9 @@ def _read(path: Path) -> Checkpoint:
                 kind, _, rest = name.partition("/")
                 parts[kind][rest] = value
             private, tests = tuple(head["private"]), bool(head.get("tests"))
-            snapshot = Snapshot(head["step"], head["date"], parts["param"], parts["optimizer"], private, tests)
+            # Older checkpoints know of no frozen parameters.
+            frozen = head.get("frozen", "")
+            snapshot = Snapshot(head["step"], head["date"], parts["param"], parts["optimizer"], private, tests, frozen)
             segments = tuple(Segment(name, size, bytes.fromhex(digest)) for name, size, digest in head["segments"])
             # Older checkpoints know of no callbacks.
             return Checkpoint(snapshot, head["marks"], head["meaning"], segments, dict(head.get("callbacks", {})))

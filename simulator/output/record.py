@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,16 @@ import yaml
 
 from protos.codec import Tensors
 from protos.errors import FLError
-from scheduler.rules.metrics import TIMES, mean_metrics, ratio, spread_columns, user_spread
+from scheduler.rules.metrics import (
+    NEW,
+    PERSONAL,
+    TIMES,
+    mean_metrics,
+    ratio,
+    spread_columns,
+    user_histogram,
+    user_spread,
+)
 from scheduler.service.messages import Layout
 from scheduler.state.checkpoints import Marks
 from scheduler.state.global_model import OF
@@ -26,7 +35,17 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("paddlepaddle", "grpcio", "protobuf", "mpi4py", "numpy", "lmdb")
 _FIRST = ["date", "round", "phase", "users", "examples", "loss"]
 _WAITING = ["date", "round", "phase", "uid", "turn", "wait", "seconds"]
-_PARTS = ("config.yaml", "metrics.csv", "per_user.csv", "waiting.csv", "cohorts.json", "params", "checkpoints")
+_FAIRNESS = ["date", "round", "metric", "low", "high", "users"]
+_PARTS = (
+    "config.yaml",
+    "metrics.csv",
+    "per_user.csv",
+    "fairness.csv",
+    "waiting.csv",
+    "cohorts.json",
+    "params",
+    "checkpoints",
+)
 
 
 class RunRecord:
@@ -38,6 +57,7 @@ class RunRecord:
         settings: all of them, as plain values.
         pieces: what the page has set, in words.
         result: name of the metric that is the result, of which the record tells how users differ; None for none.
+        higher_is_better: whether the users with the lowest results are the worst.
         resumed: whether what is there goes on, see `cut`.
 
     Raises:
@@ -51,19 +71,21 @@ class RunRecord:
         *,
         pieces: Mapping[str, Mapping[str, str]] | None = None,
         result: str | None = None,
+        higher_is_better: bool = True,
         resumed: bool = False,
     ) -> None:
         self.folder = folder
         self._settings, self._pieces = dict(settings), dict(pieces or {})
-        self._result = result
+        self._result, self._higher = result, higher_is_better
         # Columns that metrics.csv begins with, and that it ends with.
         self._first = list(dict.fromkeys([*_FIRST, *([] if result is None else [result])]))
         self._last = [*([] if result is None else spread_columns(result)), *TIMES]
         self._metrics = Table(folder / "metrics.csv")
         self._per_user = Table(folder / "per_user.csv")
+        self._fairness = Table(folder / "fairness.csv")
         self._cohorts = Cohorts(folder / "cohorts.json")
         self._waiting = Table(folder / "waiting.csv")
-        growing = (self._metrics, self._per_user, self._cohorts, self._waiting)
+        growing = (self._metrics, self._per_user, self._fairness, self._cohorts, self._waiting)
         self._growing = {file.path.name: file for file in growing}
         self._resumed = resumed
         if resumed:
@@ -98,24 +120,29 @@ class RunRecord:
             self.save_params("initial", {key: value for key, value in params.items() if OF not in key})
 
     def on_record(self, record: RoundRecord) -> None:
-        """Adds rows to metrics.csv, to cohorts.json or per_user.csv, and to waiting.csv."""
+        """Adds rows to metrics.csv, to cohorts.json or per_user.csv and fairness.csv, and to waiting.csv."""
         values = mean_metrics(record.results)
         row: dict[str, Any] = {"date": record.at.date, "round": record.at.round, "phase": record.phase}
-        row |= {"users": len(record.results), "examples": sum(r.examples for r in record.results)}
-        row |= {name: _number(value) for name, value in values.items()}
+        known = [r for r in record.results if not r.new]
+        row |= {"users": len(known), "examples": sum(r.examples for r in known)}
+        extra = {name: _number(value) for name, value in values.items()}
+        if len(known) < len(record.results):
+            extra[f"{NEW}users"] = str(len(record.results) - len(known))
         if record.phase == TRAIN:
             self._cohorts.add([r.uid for r in record.results])
         else:
-            if self._result is not None:
-                spread = user_spread(record.results, self._result)
-                row |= dict(zip(spread_columns(self._result), map(_number, spread.values()), strict=True))
+            for name in self._results_of(values):
+                spread = user_spread(record.results, name, higher_is_better=self._higher)
+                extra |= dict(zip(spread_columns(name), map(_number, spread.values()), strict=True))
             self._add_users(record)
+            self._add_histograms(record, self._results_of(values))
+        row |= extra
         times = {"seconds": record.seconds, **{name: getattr(record.timings, name) for name in TIMES[1:]}}
         row |= {name: f"{seconds:.6f}" for name, seconds in times.items()}
         if record.timings.last:
             turn = {"uid": record.timings.last, "turn": f"{record.timings.turn:.6f}"}
             self._waiting.add(_WAITING, [], [], [row | turn])
-        self._metrics.add(self._first, set(values) - set(self._first), self._last, [row])
+        self._metrics.add(self._first, set(extra) - {*self._first, *self._last}, self._last, [row])
 
     # -- checkpoints -----------------------------------------------------------------
 
@@ -196,6 +223,22 @@ class RunRecord:
                 row |= {name: _number(ratio(pair)), f"{name}_count": _number(pair[1])}
             rows.append(row)
         self._per_user.add(["date", "round", "uid", "examples"], columns, [], rows)
+
+    def _results_of(self, metrics: Iterable[str]) -> list[str]:
+        """The result of a test, and the same of users' own models and of new users, as far as there are such."""
+        if self._result is None:
+            return []
+        each = [f"{new}{personal}{self._result}" for new in ("", NEW) for personal in ("", PERSONAL)]
+        return [name for name in each if name in metrics]
+
+    def _add_histograms(self, record: RoundRecord, names: Sequence[str]) -> None:
+        rows = [
+            {"date": record.at.date, "round": record.at.round, "metric": name, "low": _number(each.low),
+             "high": _number(each.high), "users": each.users}
+            for name in names for each in user_histogram(record.results, name)
+        ]  # fmt: skip
+        if rows:
+            self._fairness.add(_FAIRNESS, [], [], rows)
 
     def _write(self, name: str, text: str) -> None:
         """Writes a small file whole or not at all."""

@@ -118,7 +118,7 @@ class Table(_Growing):
             FLError: it cannot be written.
         """
         known = self._columns
-        columns = [*first, *sorted({*known[len(first) : len(known) - len(last)], *extra}), *last]
+        columns = [*first, *sorted({*known, *extra} - {*first, *last}), *last]
         with self._writing():
             if columns == known:
                 text = _lines(columns, rows, head=False)

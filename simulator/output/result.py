@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from protos.codec import Tensors
 from protos.errors import FLError
+from scheduler.rules.metrics import NEW
 from scheduler.state.rounds import TEST
 from simulator.npz import read_npz
 
@@ -17,7 +18,7 @@ Value: TypeAlias = str | int | float
 Columns: TypeAlias = dict[str, list[Value]]
 
 _WORDS = frozenset(["date", "phase", "uid"])
-_WHOLE = frozenset(["round", "users", "examples"])
+_WHOLE = frozenset(["round", "users", "examples", f"{NEW}users"])
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _result(metrics: Columns, users: Columns, wanted: str | None) -> tuple[str |
     known = [name for name in metrics if any(count == count for count in users.get(f"{name}_count", ()))]
     if not tests or not known:
         return None, None
-    name = wanted if wanted in known else min(known)
+    name = wanted if wanted in known else min([name for name in known if not name.startswith(NEW)] or known)
     return name, float(metrics[name][tests[-1]])
 
 
@@ -102,6 +103,6 @@ def _columns(rows: Iterator[Mapping[str, str]]) -> Columns:
 def _value(name: str, text: str) -> Value:
     if name in _WORDS:
         return text
-    if name in _WHOLE:
+    if name in _WHOLE and text:
         return int(text)
     return float(text) if text else float("nan")

@@ -17,6 +17,7 @@ from scheduler.state.plan import Clear, End, Evaluate, Load, Stage, Train
 from scheduler.state.read_users import ReadUsers
 from scheduler.state.rounds import RoundEnd, Rules, Share, Timings
 from simulator.checkpoints.private_saver import PrivateSaver
+from simulator.days import day_folder
 from simulator.exchange.transport import Transport
 from simulator.running.file_dealing import deal_files, listing
 from simulator.running.reader_cache import ReaderCache
@@ -132,11 +133,12 @@ class DayPlayer:
 
     def _load(self, date: str, split: str) -> None:
         data = self._settings.data
-        files = self._files(data / date, split) if (data / date).is_dir() else []
+        day = day_folder(data, date)
+        files = self._files(day, split) if day.is_dir() else []
         # Before the exchange nobody reads, and when all have told their users, all have been sent.
         with self._days.loading(date, split):
             listings = self._client.exchange(f"files/{date}/{split}", listing(data, files))
-            mine = deal_files(listings, self._lanes, self._rank, f"{data / date}: {split}")
+            mine = deal_files(listings, self._lanes, self._rank, f"{day}: {split}")
             users = self._read(date, split, [(number, data / name) for number, name in mine])
             # All data is at its owners when this returns, so that users whose data came in pieces can be weighed.
             pieces = self._client.update_user_inst_num(date, split, users.counts, users.weights)
@@ -146,7 +148,7 @@ class DayPlayer:
     def _read(self, date: str, split: str, files: Sequence[tuple[int, Path]]) -> ReadUsers:
         if self._cache is None or not files:
             return self._pool.read_files(date, split, files)
-        read = self._pool.read_files(date, split, files, self._cache.of_day(date))
+        read = self._pool.read_files(date, split, files, self._cache.of_day(date, split))
         if read.trouble is not None:
             logger.warning("%s", read.trouble)
         logger.info("%s %s: %d of %d files were in --cache", date, split, read.cached, len(files))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +17,13 @@ from simulator.shards import jobs
 from simulator.users.data_client import DataClient
 from simulator.users.data_server import PrivateSchema
 
+logger = logging.getLogger(__name__)
 
-def take_initial(path: Path, schema: jobs.ModelSchema, into: Tensors) -> Tensors:
+
+def take_initial(path: Path, schema: jobs.ModelSchema, into: Tensors) -> tuple[Tensors, Tensors]:
     """Writes the parameters of `--init` to the shared arrays.
+
+    Of a model with frozen parameters, the file must hold all of these, and all shared ones or none of them.
 
     Args:
         path: of the NPZ file.
@@ -26,13 +31,15 @@ def take_initial(path: Path, schema: jobs.ModelSchema, into: Tensors) -> Tensors
         into: the shared parameters.
 
     Returns:
-        Its values for private parameters.
+        Its values for private parameters, and for frozen ones.
 
     Raises:
         BadInput: names, shapes or dtypes are not the model's, or a value is NaN or infinity.
     """
-    given, known = read_npz(path, "--init"), {**schema.shared, **schema.private}
-    odd = sorted(set(given) - set(known)) + sorted(set(schema.shared) - set(given))
+    given, known = read_npz(path, "--init"), {**schema.shared, **schema.private, **schema.frozen}
+    base_alone = bool(schema.frozen) and not set(schema.shared) & set(given)
+    needed = {**schema.frozen, **({} if base_alone else schema.shared)}
+    odd = sorted(set(given) - set(known)) + sorted(set(needed) - set(given))
     if odd:
         raise BadInput(
             f"--init {path}: names do not match the model's: {', '.join(odd[:5])}; the model has {', '.join(known)}"
@@ -45,35 +52,68 @@ def take_initial(path: Path, schema: jobs.ModelSchema, into: Tensors) -> Tensors
             raise BadInput(f"--init {path}: {name} holds NaN or infinity")
         if name in schema.shared:
             into[name][...] = value
-    return {name: value for name, value in given.items() if name in schema.private}
+    if base_alone:
+        logger.info("--init %s has the frozen parameters alone: the others begin as the model makes them", path)
+    private, frozen = (
+        {name: given[name] for name in names if name in given} for names in (schema.private, schema.frozen)
+    )
+    return private, frozen
 
 
 def agree_on_model(
-    client: SchedulerClient, schema: jobs.ModelSchema, private: Sequence[str], rank: int, first: int
-) -> list[str]:
+    client: SchedulerClient, schema: jobs.ModelSchema, private: Sequence[str], frozen: str, rank: int, first: int
+) -> tuple[list[str], str]:
     """Compares the models of all simulators.
 
     Args:
         client: of this simulator.
         schema: of its model.
         private: names of what `take_initial` has returned, on the first simulator.
+        frozen: digest of the frozen parameters, on the first simulator.
         rank: of this simulator.
         first: rank of the first simulator.
 
     Returns:
-        The first simulator's `private`, on all.
+        The first simulator's `private` and `frozen`, on all.
 
     Raises:
         FLError: this simulator's model is not the first one's.
     """
-    told = {"schema": _schema_text(schema), "private": sorted(private)}
+    told = {"schema": _schema_text(schema), "private": sorted(private), "frozen": frozen}
     theirs = json.loads(client.exchange("model", json.dumps(told).encode())[first])
     if theirs["schema"] != told["schema"]:
         raise FLError(
             f"rank {rank} builds another model than rank {first}: "
             "install the same code and the same packages on every host"
         )
-    return list(theirs["private"])
+    return list(theirs["private"]), str(theirs["frozen"])
+
+
+def get_frozen(client: SchedulerClient, schema: jobs.ModelSchema, digest: str, *, given: bool, rank: int) -> Tensors:
+    """What of this simulator's frozen parameters is not as its shards have made it.
+
+    Args:
+        client: of the scheduler.
+        schema: of this simulator's model.
+        digest: of the run's.
+        given: whether the run has them from `--init`.
+        rank: of this simulator.
+
+    Returns:
+        All of them from the scheduler, or none.
+
+    Raises:
+        FLError: the shards have made others than those of the run.
+    """
+    if schema.frozen_digest == digest:
+        return {}
+    if not given:
+        raise FLError(
+            f"rank {rank} makes other frozen parameters than the first simulator: install the same packages on every "
+            "host, and let make_model draw from Paddle's, NumPy's or Python's global generator, which are seeded; or "
+            "give them by --init"
+        )
+    return client.get_frozen_params()
 
 
 def spread_private_start(
@@ -104,6 +144,6 @@ def spread_private_start(
 
 
 def _schema_text(schema: jobs.ModelSchema) -> str:
-    parts = {"shared": schema.arrays, "private": schema.kept}
+    parts = {"shared": schema.arrays, "private": schema.kept, "frozen": schema.frozen}
     specs = {k: {name: str(spec) for name, spec in v.items()} for k, v in parts.items()}
     return json.dumps({**specs, "together": schema.together})

@@ -16,7 +16,7 @@ from scheduler.service.client import SchedulerClient
 from scheduler.service.messages import SimulatorInfo
 from scheduler.state.rounds import Rules
 from simulator.contracts import Reader, Trainer
-from simulator.days import list_days
+from simulator.days import list_days, takes_one_day
 from simulator.exchange.peer_server import PeerServicer
 from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.running.endings import Endings
@@ -169,7 +169,7 @@ def open_machine(member: Member, closing: Closing) -> Machine:
         also=peers.register,
     )
     closing.add(lambda: _stop(server, at_once=closing.at_once))
-    days = tuple(list_days(settings.data))
+    days = tuple(list_days(settings.data, one_day=takes_one_day(member.task.reader)))
     info = SimulatorInfo(role.rank, role.host, address, len(pool), days)
     return Machine(member, store, pool, schema, seat, peers, info)
 

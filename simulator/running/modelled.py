@@ -11,16 +11,18 @@ from protos.codec import Tensors
 from protos.errors import FLError
 from protos.shared_arrays import SharedArrays
 from scheduler.service.messages import Layout
+from scheduler.state.frozen import digest_of
 from scheduler.state.partition import Partition
 from scheduler.state.rounds import TRAIN
 from simulator.checkpoints.files import FOLDER
 from simulator.checkpoints.private_saver import PrivateSaver
 from simulator.checkpoints.resume import Resumed, agree_on_checkpoint
+from simulator.days import check_days, day_folder
 from simulator.exchange.peer_group import PeerGroup
 from simulator.exchange.peer_sums import PeerSums
 from simulator.exchange.transport import Exchanged, InMemory, Streamed, Transport, use_memory
 from simulator.running.day_player import DayPlayer
-from simulator.running.initial_model import agree_on_model, spread_private_start, take_initial
+from simulator.running.initial_model import agree_on_model, get_frozen, spread_private_start, take_initial
 from simulator.running.machine import Closing, Machine
 from simulator.running.reader_cache import NoKey, ReaderCache, reader_cache
 from simulator.shards import jobs
@@ -84,7 +86,7 @@ class Modelled:
                 logger.warning("--cache is not used: %s", error)
         if member.leads:
             data = member.settings.data
-            files = tuple(member.task.reader.files(data / self.joined.layout.days[0], TRAIN))
+            files = tuple(member.task.reader.files(day_folder(data, self.joined.layout.days[0]), TRAIN))
             kept = None if cache is None else cache.prepared(files)
             told = machine.pool.ask(jobs.Prepare(data, files, kept)).encode()
         posted = member.client.exchange("reader", told)
@@ -121,6 +123,7 @@ def join(machine: Machine) -> Joined:
     client, endings = member.client, member.endings
     client.watch(endings.run_ended, endings.run_stops)
     layout = client.register(machine.info)
+    check_days(layout.days)
     machine.pool.ask_all(jobs.Connect(addresses_of(layout), member.role.keys))
     resumed = agree_on_checkpoint(client, member.output / FOLDER) if member.resumed else None
     return Joined(machine, layout, resumed)
@@ -142,11 +145,14 @@ def make_model(joined: Joined, to_close: Closing) -> Modelled:
     member, pool = machine.member, machine.pool
     schema: jobs.ModelSchema = pool.ask_all(jobs.BuildModel())[0]
     init = member.settings.init
-    params = pool.attach(schema.arrays, write_initial=member.leads and init is None)
+    # The values of --init lie over those that the first shard makes.
+    params = pool.attach(schema.arrays, write_initial=member.leads)
     private: Tensors = {}
+    frozen: Tensors = pool.ask(jobs.ReadFrozen()) if member.leads and schema.frozen else {}
     if member.leads and init is not None:
-        private = take_initial(init, schema, params.arrays)
-    _share_model(joined, schema, params.arrays, private)
+        private, given = take_initial(init, schema, params.arrays)
+        frozen.update(given)
+    _share_model(joined, schema, params.arrays, private, frozen)
     in_memory = member.settings.shared_memory and use_memory(member.client, pool, schema.arrays)
     transport = _choose_transport(joined, schema, params, in_memory=in_memory)
     to_close.add(transport.close)
@@ -154,19 +160,24 @@ def make_model(joined: Joined, to_close: Closing) -> Modelled:
     return Modelled(joined, params, transport, _keep_private(joined) if schema.kept else None, schema.together)
 
 
-def _share_model(joined: Joined, schema: jobs.ModelSchema, params: Tensors, private: Tensors) -> None:
+def _share_model(
+    joined: Joined, schema: jobs.ModelSchema, params: Tensors, private: Tensors, frozen: Tensors
+) -> None:  # fmt: skip
     """Sees to it that all have the same model, and that it begins with the same parameters."""
     machine = joined.machine
     member = machine.member
     client, keys = member.client, member.role.keys
     machine.schema.set(schema.kept)
-    names = agree_on_model(client, schema, list(private), member.role.rank, member.role.simulator_ranks[0])
+    rank, first = member.role.rank, member.role.simulator_ranks[0]
+    names, digest = agree_on_model(client, schema, list(private), digest_of(frozen), rank, first)
     if member.leads:
-        client.update_global_params(params, list(schema.kept), schema.layers)
+        client.update_global_params(params, list(schema.kept), schema.layers, frozen)
+    given = member.settings.init is not None
+    frozen = frozen if member.leads and given else get_frozen(client, schema, digest, given=given, rank=rank)
     if names:
         with closing(DataClient(joined.addresses, keys, machine.store)) as data:
             private = spread_private_start(client, data, names, private, machine.schema)
-    machine.pool.ask_all(jobs.StartPrivate(private))
+    machine.pool.ask_all(jobs.StartPrivate(private, frozen, digest))
 
 
 def _choose_transport(

@@ -49,6 +49,7 @@ class SchedulerService:
         rules: of its rounds.
         meaning: the settings that the run's results depend on.
         result: name of the metric that is the result; None if the trainer names none.
+        higher_is_better: whether a larger value of it is better.
         callbacks: of the page.
 
     Raises:
@@ -57,9 +58,10 @@ class SchedulerService:
 
     def __init__(
         self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any], *,
-        result: str | None = None, callbacks: Sequence[Callback] = (),
+        result: str | None = None, higher_is_better: bool = True, callbacks: Sequence[Callback] = (),
     ) -> None:  # fmt: skip
-        self._settings, self._rules, self._result = settings, rules, result
+        self._settings, self._rules = settings, rules
+        self._result, self._higher = result, higher_is_better
         self._meaning = with_files(meaning, settings)
         self._callbacks = CallbackChain(callbacks, saves=settings.checkpoint_every != 0)
         with ExitStack() as undo:
@@ -78,7 +80,7 @@ class SchedulerService:
         self.checkpoints = CheckpointFolder(output / FOLDER)
         self.record = RunRecord(
             output, {**shown, "output": str(output)}, pieces=pieces_of(self._meaning), result=self._result,
-            resumed=self.resumed,
+            higher_is_better=self._higher, resumed=self.resumed,
         )  # fmt: skip
         if self.resumed:
             self.record.check(next(iter(self._found.values())).marks)
@@ -92,7 +94,7 @@ class SchedulerService:
         self._waiting = Waiting()
         # Of the server, once it was told to.
         self._ended: threading.Event | None = None
-        self._callbacks.begin(RunInfo(output, self._result, self.resumed))
+        self._callbacks.begin(RunInfo(output, self._result, self.resumed, self._higher))
 
     def _start(self, role: FLSimRoleMaker, undo: ExitStack) -> None:
         """Starts the scheduler and its server."""
@@ -141,7 +143,7 @@ class SchedulerService:
                 self._seconds[part] += getattr(record.timings, part)
         elif record.phase == TEST:
             self._last_test = replace(record, kept=None)
-            logger.info("%s", _describe_test(record, self._result))
+            logger.info("%s", _describe_test(record, self._result, higher_is_better=self._higher))
         if self._callbacks:
             self._callbacks.on_record(replace(record, kept=None), record.kept)
 
@@ -269,11 +271,13 @@ class SchedulerService:
         self.close()
 
 
-def _describe_test(record: RoundRecord, result: str | None) -> str:
+def _describe_test(record: RoundRecord, result: str | None, *, higher_is_better: bool) -> str:
     metrics = mean_metrics(record.results)
     values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    text = f"test on {record.at.date} after {record.at.round} rounds: {len(record.results)} users, {values}"
+    new = sum(r.new for r in record.results)
+    users = f"{len(record.results) - new} users" + (f" and {new} new ones" if new else "")
+    text = f"test on {record.at.date} after {record.at.round} rounds: {users}, {values}"
     if result is not None and result in metrics:
-        spread = user_spread(record.results, result)
+        spread = user_spread(record.results, result, higher_is_better=higher_is_better)
         text += f"; {result} of users: " + ", ".join(f"{name} {value:.4f}" for name, value in spread.items())
     return text

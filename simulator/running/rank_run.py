@@ -17,7 +17,7 @@ from scheduler.state.rounds import Rules
 from scheduler.state.stopping import STOPPED, Stop
 from simulator.callbacks.callback import Callback
 from simulator.checkpoints.meaning import differing, meaning_of
-from simulator.days import list_days
+from simulator.days import list_days, takes_one_day
 from simulator.in_force import Pieces, refuse_idle
 from simulator.launch.role_maker import FLSimRoleMaker
 from simulator.launch.signals import StoppedEarly
@@ -237,8 +237,8 @@ class RankRun:
         refuse_idle(settings, pieces, rules)
         settings.check_record()
         if role.is_simulator():
-            list_days(settings.data)
-            check_cache(settings)
+            list_days(settings.data, one_day=takes_one_day(pieces.reader))
+            check_cache(settings, pieces.reader)
             if settings.init is not None and role.rank == role.simulator_ranks[0]:
                 read_npz(settings.init, "--init")
         return rules
@@ -262,6 +262,7 @@ class RankRun:
             exchange=settings.exchange,
             algorithm=settings.make_algorithm() if pieces.algorithm is None else pieces.algorithm,
             filters=settings.make_filters() if pieces.filters is None else pieces.filters,
+            hold_out=settings.hold_out_users,
             asks_tests=any(each.asks_tests for each in self._callbacks),
         )
 
@@ -274,6 +275,7 @@ class RankRun:
                 service = self.service = SchedulerService(
                     self._role, self._settings, checked.rules, checked.meaning, callbacks=self._callbacks,
                     result=getattr(self._pieces.trainer, "result", None),
+                    higher_is_better=getattr(self._pieces.trainer, "higher_is_better", True),
                 )  # fmt: skip
                 told = (service.address, str(service.record.folder.absolute()), service.resumed, None)
             except FLError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from protos.errors import BadInput
 from scheduler.state.rounds import TEST, TRAIN
 from simulator.contracts import Reader
-from simulator.days import list_days
+from simulator.days import day_folder, held_folders, takes_one_day
 from simulator.running.reader_sources import NoSource, PieceWalk, sources_of
 from simulator.settings import Settings
 from simulator.users.example_cache import FORMAT, CacheUse, digest_of, digest_of_file
@@ -53,12 +53,12 @@ class ReaderCache:
         told = digest_of([json.dumps(shared, sort_keys=True)])
         return ReaderCache(self.folder, self.data, self.reader, self.key, told)
 
-    def of_day(self, date: str) -> CacheUse:
-        """For the files of a day."""
-        day = self.data / date
+    def of_day(self, date: str, split: str) -> CacheUse:
+        """For the files of a day and split; the same file may be of both."""
+        day = day_folder(self.data, date)
         files = {path for split in (TRAIN, TEST) for path in self.reader.files(day, split)}
         around = [*self._around(self.data, ()), *self._around(day, files)]
-        return CacheUse(self.folder, digest_of([self.key, self.shared, *around]), self.data)
+        return CacheUse(self.folder, digest_of([self.key, self.shared, split, *around]), self.data)
 
     def _around(self, folder: Path, but: Iterable[Path]) -> list[str]:
         """What lies in a folder beside the files that are read: a reader may look into it."""
@@ -66,7 +66,7 @@ class ReaderCache:
         return [f"{path.name} {_known_by(path)}" for path in sorted(found - set(but))]
 
 
-def check_cache(settings: Settings) -> None:
+def check_cache(settings: Settings, reader: Reader) -> None:
     """Raises BadInput if the folder cannot be a cache's."""
     if settings.cache is None:
         return
@@ -76,7 +76,7 @@ def check_cache(settings: Settings) -> None:
             raise BadInput(f"--cache {settings.cache} is no folder")
     except OSError as error:
         raise BadInput(f"--cache {settings.cache} cannot be used: {error.strerror}") from error
-    if folder == data or any(folder.is_relative_to(data / day) for day in list_days(data)):
+    if folder == data or any(map(folder.is_relative_to, held_folders(data, one_day=takes_one_day(reader)))):
         raise BadInput(f"--cache {settings.cache} lies among the data; give a folder that holds nothing else")
 
 

@@ -132,6 +132,8 @@ class ModelSchema:
         state: arrays that each user keeps, of the algorithm and of filters, by the names under which they are kept.
         layers: all arrays of the model by their layers.
         together: examples of users that the trainer tests in one go; 0 if it tests each user by itself.
+        frozen: parameters that no user changes.
+        frozen_digest: of what they are in this shard.
     """
 
     shared: dict[str, TensorSpec]
@@ -140,6 +142,8 @@ class ModelSchema:
     state: dict[str, TensorSpec]
     layers: Layers
     together: int = 0
+    frozen: dict[str, TensorSpec] = field(default_factory=dict)
+    frozen_digest: str = ""
 
     @property
     def arrays(self) -> dict[str, TensorSpec]:
@@ -168,10 +172,23 @@ class UseMemory:
 
 
 @dataclass(frozen=True)
+class ReadFrozen:
+    """Answered with the frozen parameters."""
+
+
+@dataclass(frozen=True)
 class StartPrivate:
-    """Private values that take the place of the model's own (from `--init`)."""
+    """What of a user's start the run has not drawn itself.
+
+    Attributes:
+        given: private values that take the place of the model's own (from `--init`).
+        frozen: the same, of frozen parameters.
+        frozen_digest: of the run's frozen parameters, which those of this shard must then be.
+    """
 
     given: Tensors
+    frozen: Tensors = field(default_factory=dict)
+    frozen_digest: str = ""
 
 
 @dataclass(frozen=True)

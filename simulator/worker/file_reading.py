@@ -92,7 +92,7 @@ def read_files(
             else:
                 # Users that came of a damaged entry are stored once more, each in its place.
                 file = _File(client, job, number, weigh)
-                _read(reader, path, file, cached)
+                _read(reader, path, job.split, file, cached)
             done.merge(file.finish())
     finally:
         gc.enable()
@@ -131,9 +131,9 @@ class _File:
         return self._users
 
 
-def _read(reader: Reader, path: Path, file: _File, cached: _Cached) -> None:
+def _read(reader: Reader, path: Path, split: str, file: _File, cached: _Cached) -> None:
     with cached.writing() as keep:
-        for item in _users(reader, path):
+        for item in _users(reader, path, split):
             try:
                 uid, examples = check_user(type(reader).__name__, item)
                 count = check_examples(uid, examples)
@@ -235,8 +235,9 @@ def _as_fetched(examples: Examples, payload: bytes) -> Examples:
     return examples if plain else unpack(payload)
 
 
-def _users(reader: Reader, path: Path) -> Iterator[Any]:
+def _users(reader: Reader, path: Path, split: str) -> Iterator[Any]:
+    of_split = getattr(reader, "read_split", None)
     try:
-        return users_of(type(reader).__name__, reader.read(path))
+        return users_of(type(reader).__name__, reader.read(path) if of_split is None else of_split(path, split))
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from protos.codec import DTYPES, Array, TensorSpec
+from protos.codec import DTYPES, Array, Tensors, TensorSpec
 from protos.errors import BadInput
 from scheduler.rules.layers import Layers, layer_of
 from simulator.contracts import Model
@@ -18,7 +18,7 @@ from simulator.worker.layer_state import LayerState
 from simulator.worker.place import Place
 
 
-def private_names(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+def private_names(names: Sequence[str], patterns: Sequence[str], kind: str = "private") -> list[str]:
     """The names that match one of the patterns.
 
     Raises:
@@ -26,7 +26,7 @@ def private_names(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise BadInput(f"private pattern {pattern!r} matches no parameter; the model has: {', '.join(names)}")
+            raise BadInput(f"{kind} pattern {pattern!r} matches no parameter; the model has: {', '.join(names)}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
@@ -36,13 +36,16 @@ class ModelState:
     Buffers are averaged as parameters are, or kept private.  All else that a user's turn may
     change in the model is put back before the next user, so that no user sees another through it.
 
+    What is frozen (see `ModelBase.frozen`) is neither shared nor private: it takes no gradient, and
+    whatever a turn makes of it is put back.
+
     Args:
         model: a paddle.nn.Layer.
         patterns: of the names that are private.
         also: given the model's layers, further patterns.
 
     Raises:
-        BadInput: a pattern that matches nothing, a dtype that cannot be sent.
+        BadInput: a pattern that matches nothing, a dtype that cannot be sent, a name that is private and frozen.
     """
 
     def __init__(
@@ -69,6 +72,10 @@ class ModelState:
             if spec.dtype not in DTYPES:
                 raise BadInput(f"parameter {name!r} has dtype {spec.dtype}; use one of {sorted(DTYPES)}")
 
+        self.frozen = private_names(list(tensors), getattr(model, "frozen", ()), "frozen")
+        for name in self.frozen:
+            tensors[name].stop_gradient = True
+
         def place(name: str) -> Place:
             layer, _, key = name.rpartition(".")
             return Place(layers[layer], key)
@@ -76,11 +83,23 @@ class ModelState:
         self._places = {name: place(name) for name in tensors}
         self._ties = [tie for layer in self._layers for tie in layer.ties({id(t): n for n, t in tensors.items()})]
         self._fixed = [(each, each.home.copy()) for each in map(place, fixed)]
+        self._frozen = [(self._places[name], self._places[name].home.copy()) for name in self.frozen]
         trains = [name for name, parameter in model.named_parameters() if not parameter.stop_gradient]
         norms = {name for name in tensors if is_batch_norm(self._named[layer_of(name)])}
-        self.layers = Layers(self.specs, tuple(trains), frozenset(norms))
+        # What is frozen is no part of what algorithms choose from.
+        self.layers = Layers(
+            {name: spec for name, spec in self.specs.items() if name not in self.frozen},
+            tuple(trains),
+            frozenset(norms.difference(self.frozen)),
+        )
         self.private = private_names(list(tensors), [*patterns, *also(self.layers)])
-        self.shared = [name for name in tensors if name not in self.private]
+        both = sorted(set(self.private).intersection(self.frozen))
+        if both:
+            raise BadInput(
+                f"parameter {both[0]!r} is private and frozen: a user has nothing of its own in what never changes; "
+                "leave it out of --private, or out of the model's `frozen`"
+            )
+        self.shared = [name for name in tensors if name not in self.private and name not in self.frozen]
         self._is_shared = frozenset(self.shared)
         # Those that have gradients, shared and private.
         self.trained = [name for name in trains if name in self._is_shared]
@@ -108,6 +127,17 @@ class ModelState:
         """Sets parameters in place; `put_back` comes first."""
         for name, value in values.items():
             np.copyto(self._places[name].home, value)
+
+    def frozen_values(self) -> Tensors:
+        """Copies of the frozen parameters."""
+        return {name: value.copy() for name, (_, value) in zip(self.frozen, self._frozen, strict=True)}
+
+    def set_frozen(self, values: Mapping[str, Array]) -> None:
+        """Has frozen parameters be others from now on, all of them or none."""
+        for name, (_, value) in zip(self.frozen, self._frozen, strict=True):
+            if values:
+                np.copyto(value, values[name])
+        self.put_back(None)
 
     def gradient(self, name: str) -> Array:
         """The gradient of a parameter, which may be written to."""
@@ -156,7 +186,13 @@ class ModelState:
             self._places[name].tensor.stop_gradient = True
 
     def check_structure(self) -> None:
-        """Refuses a turn that made another model of it; raises as `LayerState.check`."""
+        """Refuses a turn that made another model of it, or trained what is frozen; raises as `LayerState.check`."""
+        for name in self.frozen:
+            if not self._places[name].tensor.stop_gradient:
+                raise BadInput(
+                    f"its turn lets {name!r} take gradients, which the model names frozen: it is put back after each "
+                    "user; leave it out of `frozen`, or stop_gradient as it is"
+                )
         self._whole = all(layer.is_whole() for layer in self._layers)
         if self._whole:
             return
@@ -192,7 +228,7 @@ class ModelState:
         self.load(values)
         for place in self._places.values():
             place.put_back_gradient()
-        for place, value in self._fixed:
+        for place, value in [*self._fixed, *self._frozen]:
             place.put_back_memory()
             place.put_back_gradient()
             np.copyto(place.home, value)

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protos.codec import Tensors, TensorSpec
-from protos.errors import BadInput, FLError
-from protos.shared_arrays import SharedArrays
+from protos.codec import Tensors
+from protos.errors import BadInput
 from scheduler.rules.algorithm import Group, Shapes, personalises
-from scheduler.rules.exact_sum import ExactSum, Sums, sum_specs
+from scheduler.rules.exact_sum import ExactSum
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round
-from scheduler.state.rounds import TEST, TRAIN, Timings
+from scheduler.state.frozen import digest_of
+from scheduler.state.rounds import TEST, TRAIN
 from simulator.contracts import Examples
 from simulator.launch.signals import leave_to_simulator
 from simulator.shards import jobs
 from simulator.shards.work_queue import WorkQueue
 from simulator.users.data_client import DataClient
 from simulator.users.store import UserStore
+from simulator.worker.clock import Clock
+from simulator.worker.fetched_examples import FetchedExamples
 from simulator.worker.file_reading import prepare, read_files
 from simulator.worker.quick_flags import quicken_flags
 from simulator.worker.round_arrays import RoundArrays, full_name
+from simulator.worker.round_memory import RoundMemory
 from simulator.worker.user_state import UserState
 from simulator.worker.weighing import check_same_weight, weight_of, weight_of_piece
 
 if TYPE_CHECKING:
     from simulator.worker.turn import EvaluatedUser
     from simulator.worker.user_turns import Loaded
-
-# Of examples fetched before their round.
-FETCH_BYTES = 4 << 20
 
 
 class Shard:
@@ -50,20 +47,17 @@ class Shard:
         self._store = UserStore(settings.store)
         self._queue = WorkQueue(settings.queue_fd)
         self._data: DataClient | None = None
+        self._fetched: FetchedExamples | None = None
         self._model: Any = None
         # Of the model: what users keep, and an algorithm's groups beside it.
         self._state: Any = None
         self._groups: Mapping[str, Group] = {}
         self._equal: list[str] = []
-        self._params: SharedArrays | None = None
-        self._begins: RoundArrays | None = None
-        self._sums: Sums | None = None
+        self._memory: RoundMemory | None = None
         self._rows: Any = None
         self._evaluation: Any = None
         self._groups_of_users: Any = None
         self._turns: Any = None
-        # Examples of the round to come, by date and uid.
-        self._fetched: dict[tuple[str, str], Examples] = {}
         self.where = ""
         self._do: dict[type, Callable[[Any], Any]] = {
             jobs.Connect: self._connect,
@@ -73,7 +67,8 @@ class Shard:
             jobs.WeighUsers: self._weigh_users,
             jobs.BuildModel: self._build_model,
             jobs.Attach: self._attach,
-            jobs.UseMemory: self._use_memory,
+            jobs.UseMemory: lambda job: self._round.use(job.handle),
+            jobs.ReadFrozen: self._read_frozen,
             jobs.StartPrivate: self._start_private,
             jobs.TrainShare: self._train_share,
             jobs.TrainInTurn: self._train_in_turn,
@@ -90,6 +85,7 @@ class Shard:
     def _connect(self, job: jobs.Connect) -> None:
         self._data = DataClient(job.addresses, job.keys, self._store)
         self._data.connect()
+        self._fetched = FetchedExamples(self._data)
 
     def _prepare(self, job: jobs.Prepare) -> str:
         self.where = f"file {job.data}"
@@ -100,7 +96,9 @@ class Shard:
 
     def _read_files(self, job: jobs.ReadFiles) -> jobs.FilesRead:
         weigh = partial(weight_of_piece, self._is.trainer) if self._is.weighted and job.split == TRAIN else None
-        return read_files(self._is.reader, self._client, job, self._jobs(), self._at_file, weigh)
+        return read_files(
+            self._is.reader, self._client, job, self._jobs(), lambda path: self._at(f"file {path}"), weigh
+        )
 
     def _weigh_users(self, job: jobs.WeighUsers) -> dict[str, float]:
         weights = {}
@@ -109,9 +107,6 @@ class Shard:
             self.where = jobs.describe_part(job, i)
             weights[uid] = weight_of(self._is.trainer, uid, self._client.get_data_by_uid(uid, job.date, TRAIN))
         return weights
-
-    def _at_file(self, path: Path) -> None:
-        self._at(f"file {path}")
 
     def _at(self, where: str) -> None:
         self.where = where
@@ -161,45 +156,37 @@ class Shard:
         private = {name: model.specs[name] for name in model.private}
         self.where = f"{type(self._is.trainer).__name__}.tests_together"
         together = examples_together(self._is.trainer, algorithm, model)
-        return jobs.ModelSchema(dict(shapes.shared), groups, private, self._state.specs, model.layers, together)
+        frozen = {name: model.specs[name] for name in model.frozen}
+        digest, state = digest_of(model.frozen_values()), self._state.specs
+        return jobs.ModelSchema(dict(shapes.shared), groups, private, state, model.layers, together, frozen, digest)
+
+    def _read_frozen(self, job: jobs.ReadFrozen) -> Tensors:
+        frozen: Tensors = self._model.frozen_values()
+        return frozen
 
     def _attach(self, job: jobs.Attach) -> None:
-        self._hold(SharedArrays(self._is.params_fd, job.arrays))
-        self._sums = Sums.of(SharedArrays(self._is.sums_fd, sum_specs(job.arrays)).arrays, job.arrays)
-        assert self._params is not None
+        memory = self._memory = RoundMemory(self._is.params_fd, self._is.sums_fd, job.arrays, self._groups)
         if job.write_initial:
-            self._write_params({name: self._params[name] for name in self._model.shared})
+            memory.write_model(self._model.shared, self._model.read)
         if self._is.index == 0:
             # Of the first simulator they are the run's.
-            self._write_starts(self._params.arrays)
+            memory.write_starts()
 
-    def _write_starts(self, into: Tensors) -> None:
-        """Writes what arrays of groups begin with."""
-        for group, told in self._groups.items():
-            for name, value in told.start.items():
-                if name not in told.specs or TensorSpec.of(value) != told.specs[name]:
-                    has = told.specs.get(name, "no array of that name")
-                    raise BadInput(f"group {group!r}: its start {name!r} is {TensorSpec.of(value)}, it has {has}")
-                into[full_name(group, name)][...] = value
-
-    def _hold(self, params: SharedArrays) -> None:
-        self._params = params
-        self._begins = RoundArrays(params.arrays, {name: group.specs for name, group in self._groups.items()})
-
-    def _write_params(self, into: Tensors) -> None:
-        """Puts the model's shared parameters into the simulator's memory."""
-        for name, target in into.items():
-            target[...] = self._model.read(name)
-
-    def _use_memory(self, job: jobs.UseMemory) -> None:
-        assert self._params is not None
-        specs = {name: TensorSpec.of(value) for name, value in self._params.arrays.items()}
-        self._hold(SharedArrays.open(job.handle, specs))
+    @property
+    def _round(self) -> RoundMemory:
+        assert self._memory is not None, "Attach comes first"
+        return self._memory
 
     def _start_private(self, job: jobs.StartPrivate) -> None:
         from simulator.worker.private_start import PrivateStart
         from simulator.worker.user_turns import UserTurns
 
+        self._model.set_frozen(job.frozen)
+        if digest_of(self._model.frozen_values()) != job.frozen_digest:
+            raise BadInput(
+                "frozen parameters differ from process to process: let make_model draw them from Paddle's, NumPy's or "
+                "Python's global generator, which are seeded, or give them by --init"
+            )
         alike = self._is.algorithm.starts_alike
         start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given, alike=alike)
         self._turns = UserTurns(self._is, self._model, self._state, start, self._client)
@@ -208,27 +195,23 @@ class Shard:
 
     def is_due(self, job: jobs.TrainShare) -> bool:
         """Whether the parameters of a round are known to be there."""
-        return self._params is not None and self._params.stamped(job.at.step)
+        return self._memory is not None and self._memory.params.stamped(job.at.step)
 
     def get_ready(self, ahead: jobs.Ahead, due: Callable[[], bool]) -> None:
         """Fetches examples of users it may have to train next, until the round begins."""
-        job, room = ahead.job, FETCH_BYTES
-        self._fetched.clear()
-        # What cannot be fetched is fetched again in its turn, and named.
-        with contextlib.suppress(FLError):
-            for uid in job.share.uids[self._is.index :: ahead.lanes]:
-                if room < 0 or due():
-                    return
-                examples = self._fetched[job.at.date, uid] = self._client.get_data_by_uid(uid, job.at.date, TRAIN)
-                room -= sum(rows.nbytes for rows in examples.values())
+        self._examples.fetch(ahead.job.at.date, ahead.job.share.uids[self._is.index :: ahead.lanes], due)
+
+    @property
+    def _examples(self) -> FetchedExamples:
+        assert self._fetched is not None, "Connect comes first"
+        return self._fetched
 
     def _train_share(self, job: jobs.TrainShare) -> jobs.ShareResult:
-        assert self._sums is not None
-        clock, results, trainer = _Clock(), [], self._is.trainer
+        clock, results, trainer = Clock(), [], self._is.trainer
         begin = self._begin_share()
         shared = begin.model
         self._rows.begin_share()
-        exact = ExactSum(self._sums, job.share.cohort_size, job.share.exponent)
+        exact = ExactSum(self._round.sums, job.share.cohort_size, job.share.exponent)
         for i in self._jobs():
             uid = job.share.uids[i]
             clock.begin(uid)
@@ -248,8 +231,7 @@ class Shard:
             clock.lap("push")
         self._model.put_back(shared)
         self._rows.end_share(shared)
-        # Those of users that another shard has trained.
-        self._fetched.clear()
+        self._examples.clear()
         return jobs.ShareResult(results, clock.timings())
 
     def _weight(self, uid: str, examples: Examples, told: float) -> float:
@@ -259,14 +241,13 @@ class Shard:
 
     def _begin_share(self) -> RoundArrays:
         """Has the model hold the shared parameters as they are now, whatever the last share has left."""
-        assert self._begins is not None
-        self._model.put_back(self._begins.model)
-        self._model.load(self._begins.model)
-        return self._begins
+        begins = self._round.begins
+        self._model.put_back(begins.model)
+        self._model.load(begins.model)
+        return begins
 
     def _train_in_turn(self, job: jobs.TrainInTurn) -> jobs.ShareResult:
-        assert self._sums is not None
-        clock, results = _Clock(), []
+        clock, results = Clock(), []
         self._begin_share()
         for i in self._jobs():
             uid = job.share.uids[i]
@@ -279,12 +260,14 @@ class Shard:
             self._turns.keep(user)
             results.append(UserResult(uid, job.share.counts[i], 0.0, metrics))
             clock.lap("push")
-        self._write_params(jobs.result_room(self._sums, {name: self._model.specs[name] for name in self._model.shared}))
+        room = jobs.result_room(self._round.sums, {name: self._model.specs[name] for name in self._model.shared})
+        for name, target in room.items():
+            target[...] = self._model.read(name)
         clock.lap("push")
         return jobs.ShareResult(results, clock.timings())
 
     def _evaluate_share(self, job: jobs.EvaluateShare) -> jobs.ShareResult:
-        clock = _Clock()
+        clock = Clock()
         begin = self._begin_share()
 
         def test(i: int) -> UserResult:
@@ -313,7 +296,7 @@ class Shard:
         self.where = where
         uids = [job.share.uids[i] for i in group]
         users: Sequence[EvaluatedUser] = self._turns.bring(
-            job.at, {uid: self._examples(uid, job.at.date, TEST) for uid in uids}, job.trained_on
+            job.at, {uid: self._examples.take(uid, job.at.date, TEST) for uid in uids}, job.trained_on
         )
         return users
 
@@ -327,30 +310,5 @@ class Shard:
     def _load_user(self, uid: str, at: Round, split: str, shared: Tensors | None) -> Loaded:
         """Fetches a user's examples and has its own parameters in the model; see `UserTurns.load`."""
         self.where = jobs.describe_turn(uid, at)
-        user: Loaded = self._turns.load(uid, at, self._examples(uid, at.date, split), shared)
+        user: Loaded = self._turns.load(uid, at, self._examples.take(uid, at.date, split), shared)
         return user
-
-    def _examples(self, uid: str, date: str, split: str) -> Examples:
-        fetched = self._fetched.pop((date, uid), None) if split == TRAIN else None
-        return self._client.get_data_by_uid(uid, date, split) if fetched is None else fetched
-
-
-class _Clock:
-    """Adds up seconds by what they were spent on."""
-
-    def __init__(self) -> None:
-        self._last = self._began = time.perf_counter()
-        self._uid = ""
-        self._spent = {"pull": 0.0, "train": 0.0, "push": 0.0}
-
-    def lap(self, what: str) -> None:
-        now = time.perf_counter()
-        self._spent[what] += now - self._last
-        self._last = now
-
-    def begin(self, uid: str) -> None:
-        """A user's turn begins with the end of the last lap."""
-        self._uid, self._began = uid, self._last
-
-    def timings(self) -> Timings:
-        return Timings(**self._spent, last=self._uid, turn=self._last - self._began)

@@ -10,7 +10,7 @@ from typing import Any
 from protos.codec import Tensors
 from protos.errors import BadInput, NotFound
 from scheduler.rules.algorithm import personalises
-from scheduler.rules.metrics import Pair
+from scheduler.rules.metrics import PERSONAL, Pair
 from scheduler.rules.samplers import Round
 from scheduler.rules.streams import stream_key
 from scheduler.state.rounds import TEST, TRAIN
@@ -27,8 +27,6 @@ from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.turn import NOTHING, EvaluatedUser, OnStep, Turn
 from simulator.worker.user_state import UserState
 
-# Before the names of metrics of a user's own model.
-PERSONAL = "personal_"
 # Trainers with other numbers that are kept: an algorithm may ask for another one for each user.
 _OTHERS = 64
 

@@ -1,5 +1,6 @@
 """FedProx: local training is held near the global model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from scheduler import Algorithm, Local, Metrics, check_number, register_algorithm
@@ -24,10 +25,14 @@ class FedProx(Algorithm):
 
     def train(self, local: Local) -> Metrics:
         """Local training with the term."""
+        return local.train(correct=self.term(local))
+
+    def term(self, local: Local) -> Callable[[], None]:
+        """What adds the term's gradient, before each step."""
 
         def correct() -> None:
             now = local.params
             for name, gradient in local.gradients().items():
                 gradient += self.mu * (now[name] - local.shared[name])
 
-        return local.train(correct=correct)
+        return correct
