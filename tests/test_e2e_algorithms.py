@@ -97,6 +97,7 @@ def test_fedavg(data, tmp_path):
     loop.check(w)
 
 
+@pytest.mark.slow
 def test_fedprox(data, tmp_path):
     loop, mu = play(data, tmp_path, "--algorithm", "fedprox(mu=0.7)"), 0.7
     w = loop.w
@@ -106,6 +107,7 @@ def test_fedprox(data, tmp_path):
     loop.check(w)
 
 
+@pytest.mark.slow
 def test_fednova(data, tmp_path):
     loop = play(data, tmp_path, "--algorithm", "fednova")
     w = loop.w
@@ -137,6 +139,37 @@ def test_scaffold_option_2(data, tmp_path):
     assert set(kept) == {uid for cohort in loop.cohorts for uid in cohort}
     for uid, arrays in kept.items():
         np.testing.assert_allclose(joined(arrays, "state/"), own[uid], atol=5e-5)
+
+
+def test_feddyn(data, tmp_path):
+    loop, alpha = play(data, tmp_path, "--algorithm", "feddyn(alpha=0.2)", ranks=2), 0.2
+    w, h, linear = loop.w, np.zeros_like(loop.w), {uid: np.zeros_like(loop.w) for uid in loop.users}
+    for cohort in loop.rounds():
+        ends = []
+        for uid, (x, y) in cohort.items():
+            end = descend(w, x, y, lambda v, g=linear[uid], w=w: alpha * (v - w) - g)[0]
+            linear[uid] = linear[uid] - alpha * (end - w)
+            ends.append(end)
+        h = h - alpha / len(loop.users) * sum(end - w for end in ends)
+        w = sum(ends) / len(ends) - h / alpha
+    loop.check(w)
+    for uid, arrays in private(tmp_path).items():
+        np.testing.assert_allclose(joined(arrays, "state/"), linear[uid], atol=2e-5)
+
+
+@pytest.mark.slow
+def test_qfedavg(data, tmp_path):
+    loop, q = play(data, tmp_path, "--algorithm", "qfedavg(q=2)", ranks=2), 2
+    w = loop.w
+    for cohort in loop.rounds():
+        above, below = 0.0, 0.0
+        for x, y in cohort.values():
+            z = x @ w
+            f = float((np.log(np.exp(z).sum(1)) - z[np.arange(len(y)), y]).mean())
+            step = (w - descend(w, x, y)[0]) / LR
+            above, below = above + f**q * step, below + q * f ** (q - 1) * (step**2).sum() + f**q / LR
+        w = w - above / below
+    loop.check(w)
 
 
 @pytest.mark.slow

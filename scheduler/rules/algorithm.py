@@ -74,6 +74,8 @@ class Algorithm:
     weight: ClassVar[Weight] = "user"
     # Whether it is no mistake if users share nothing of the model.
     shares_nothing: ClassVar[bool] = False
+    # Whether private parameters begin alike at all users, and are not drawn for each.
+    starts_alike: ClassVar[bool] = False
     # Whether training may change elements that the examples do not reach (see `TrainerBase.touched_rows`).
     changes_all: ClassVar[bool] = False
     # With which local optimizers its formulas hold.

@@ -38,6 +38,8 @@ class Layers:
         Raises:
             BadInput: the pattern matches no parameter that trains, or no parameter is left below the head.
         """
+        if not self.trains:
+            raise BadInput("the model has no parameter that trains, and so no head")
         last = layer_of(self.trains[-1])
         found = tuple(n for n in self.trains if (fnmatchcase(n, pattern) if pattern else layer_of(n) == last))
         if not found:

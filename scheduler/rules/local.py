@@ -127,12 +127,15 @@ class Local(Protocol):
         An array that was taken before `again` is no longer the gradient after it.
         """
 
+    def skip(self) -> None:
+        """Within `correct`: has the optimizer leave the shared parameters as they are in this step.
+
+        They have no gradient then, where one of zero would still have momentum or weight decay move them.
+        """
+
     @property
     def batch(self) -> Mapping[str, Array]:
         """Within `correct` and `on_features`: the examples of the step, as the reader's arrays."""
-
-    def skip(self) -> None:
-        """Within `correct`: has the optimizer make no step, whatever it remembers; gradients are gone."""
 
     def again(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Within `correct`: gradients of the step's batch at other parameters.

@@ -1,12 +1,16 @@
-"""Gradients of a parameter as an array that may be written to."""
+"""Gradients of parameters as arrays that may be written to."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from protos.codec import Array
+
+if TYPE_CHECKING:
+    from simulator.worker.model_state import ModelState
 
 
 def writable_gradient(parameter: Any) -> Array:
@@ -27,3 +31,21 @@ def writable_gradient(parameter: Any) -> Array:
         parameter.grad = paddle.to_tensor(dense)
     view: Array = np.from_dlpack(parameter.grad.detach())
     return view
+
+
+class Gradients(Mapping[str, Array]):
+    """Gradients where they are now: a pass back may put others in their places.  Arrays are written to, not this."""
+
+    def __init__(self, model: ModelState, names: Sequence[str]) -> None:
+        self._model, self._names = model, names
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._model.gradient(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

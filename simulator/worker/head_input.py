@@ -27,6 +27,8 @@ class HeadInput:
     def __init__(self, layer: Any, name: str, uid: str) -> None:
         self._layer, self._name, self._uid = layer, name, uid
         self._looking = False
+        # Passes that told what goes in.
+        self.told = 0
 
     def correct(self, on_features: OnFeatures) -> Callable[[], None]:
         """Has each pass forth tell what goes in; the gradient that is answered is added on the way back.
@@ -34,6 +36,7 @@ class HeadInput:
         Returns:
             Ends it.
         """
+        self.told = 0
 
         def before(_: Any, inputs: tuple[Any, ...]) -> None:
             if self._looking:
@@ -41,6 +44,7 @@ class HeadInput:
                 return
             features = inputs[0]
             held = self._array(features)
+            self.told += 1
             extra = on_features(held.copy())
             if extra is None or features.stop_gradient:
                 return
@@ -56,6 +60,14 @@ class HeadInput:
 
         handle = self._layer.register_forward_pre_hook(before)
         return lambda: handle.remove()
+
+    def check_told(self) -> None:
+        """Raises BadInput if no pass of a training went through the layer, which then had no term."""
+        if not self.told:
+            raise BadInput(
+                f"uid {self._uid!r}: training never calls the layer {self._name!r}, whose input this algorithm needs; "
+                "have the model call it, and not work with its parameters"
+            )
 
     def seen(self, passes: Callable[[], object], rows: int) -> Array:
         """What goes in while the model makes passes forth, (rows, d).

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,15 +11,17 @@ import numpy as np
 from protos.codec import Array, Tensors
 from protos.errors import BadInput
 from scheduler.rules.exact_sum import ExactSum
-from scheduler.rules.layers import Layers, layer_of
+from scheduler.rules.layers import Layers
 from scheduler.rules.local import OnFeatures
 from scheduler.rules.metrics import Pair
 from scheduler.rules.streams import stream
 from simulator.contracts import Again, Examples, Trainer
-from simulator.worker.head_input import HeadInput
+from simulator.worker.gradients import Gradients
 from simulator.worker.model_update import ModelUpdate, Rows
+from simulator.worker.passes import Passes
 from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.sent import Sent
+from simulator.worker.trainer_numbers import TrainerNumbers
 from simulator.worker.turn import OnStep, Turn
 
 if TYPE_CHECKING:
@@ -39,25 +40,7 @@ class Plays(Protocol):
         """Metrics of a test."""
 
 
-class _Gradients(Mapping[str, Array]):
-    """Gradients where they are now: a pass back may put others in their places.  Arrays are written to, not this."""
-
-    def __init__(self, model: ModelState, names: Sequence[str]) -> None:
-        self._model, self._names = model, names
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._model.gradient(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class LocalTurn:
+class LocalTurn(TrainerNumbers):
     """See `scheduler.rules.algorithm.Local`.
 
     Args:
@@ -81,22 +64,21 @@ class LocalTurn:
         begin: RoundArrays, states: Sequence[Tensors], known: bool, examples: Callable[[], Examples], trainer: Trainer,
         plays: Plays,
     ) -> None:  # fmt: skip
+        super().__init__(trainer)
         self.uid, self.date, self.round, self.weight = uid, date, round, weight
         self.state, self.known = states[0], known
         self._states = states
         # Whether the algorithm has done anything to the model.
         self.acted = False
         self._phase, self._seed, self._model, self._begin = phase, seed, model, begin
-        self._examples, self._trainer, self._plays = examples, trainer, plays
+        self._examples, self._plays = examples, plays
         self._sent = Sent(uid, begin.groups)
         self._only: Sequence[str] | None = None
         self._steps: int | None = None
         self._skipped = 0
         self._parts = {"part": 0, "evaluate": 0}
-        # Of the step that is on: the batch, and what goes through it again.
-        self._step: tuple[Mapping[str, Any], Again] | None = None
+        self._passes = Passes(uid, model)
         self._training = False
-        self._heads: dict[str, HeadInput] = {}
         # Whether the model is as a turn must find it.
         self._settled = True
         # What only this turn knows: private parameters as it began.
@@ -118,33 +100,6 @@ class LocalTurn:
     def examples(self) -> Examples:
         """Training examples of the day."""
         return self._examples()
-
-    @property
-    def lr(self) -> float:
-        """Local learning rate."""
-        return float(self._number("lr"))
-
-    @property
-    def epochs(self) -> int:
-        """Local epochs."""
-        return int(self._number("epochs"))
-
-    @property
-    def batch_size(self) -> int:
-        """Examples in a batch."""
-        return int(self._number("batch_size"))
-
-    @property
-    def max_grad_norm(self) -> float | None:
-        """Bound of gradients."""
-        norm = getattr(self._trainer, "max_grad_norm", None)
-        return None if norm is None else float(norm)
-
-    def _number(self, name: str) -> Any:
-        value = getattr(self._trainer, name, None)
-        if value is None:
-            raise BadInput(f"{type(self._trainer).__name__} has no {name!r}, which this algorithm needs")
-        return value
 
     @property
     def steps(self) -> int:
@@ -205,18 +160,10 @@ class LocalTurn:
         """Sets parameters."""
         self.acted = True
         self._settle()
-        self._check(arrays)
+        self._passes.check(arrays)
         if self._training:
             self._model.bring_home()
         self._model.load(arrays)
-
-    def _check(self, arrays: Mapping[str, Array]) -> None:
-        for name, value in arrays.items():
-            spec = self._model.specs.get(name)
-            if spec is None or value.shape != spec.shape:
-                raise BadInput(
-                    f"uid {self.uid!r}: load got {name!r} {list(value.shape)}, the model has {spec or 'no such'}"
-                )
 
     def reset(self) -> None:
         """Has the model be as the turn began."""
@@ -228,6 +175,7 @@ class LocalTurn:
         examples: Mapping[str, Array] | None = None,
     ) -> dict[str, Pair]:  # fmt: skip
         """Trains from where the model is."""
+        self._refuse_within("another training")
         self.acted = True
         self._settle()
         self._settled = False
@@ -241,16 +189,18 @@ class LocalTurn:
         if self._only is not None:
             self._model.train_only(self._only)
         part = self._part("part", first="" if self._phase == "train" else "part 0")
-        ends = self._head_input(head).correct(on_features) if on_features is not None else lambda: None
+        ends = self._passes.head_input(head).correct(on_features) if on_features is not None else lambda: None
         self._training, self._skipped = True, 0
         try:
-            metrics, turn = self._plays.train(rows, part, epochs, batch_size, OnStep(self._begin_batch, correct))
+            metrics, turn = self._plays.train(rows, part, epochs, batch_size, OnStep(self._passes.begin_batch, correct))
         finally:
             ends()
-            self._training, self._step = False, None
+            self._training, self._passes.step = False, None
         self._steps = turn.steps
         if not self._steps and correct is not None:
             raise self._untold("corrects gradients", "before_step", "between backward() and the optimizer's step")
+        if on_features is not None:
+            self._passes.head_input(head).check_told()
         return metrics
 
     def _part(self, what: str, first: str) -> str:
@@ -259,14 +209,15 @@ class LocalTurn:
         self._parts[what] += 1
         return f"{what} {number}" if number else first
 
-    def _begin_batch(self, batch: Mapping[str, Any], again: Again) -> None:
-        self._step = batch, again
-
     def _untold(self, what: str, call: str, when: str) -> BadInput:
         return BadInput(
             f"uid {self.uid!r}: this algorithm {what}, but {type(self._trainer).__name__}.train_user never calls "
             f"user.{call}(); call it {when}"
         )
+
+    def _refuse_within(self, what: str) -> None:
+        if self._training:
+            raise BadInput(f"uid {self.uid!r}: the algorithm asks for {what} within a training; ask before or after it")
 
     def _settle(self) -> None:
         """Makes the model ready for another training, with the values that it has."""
@@ -277,21 +228,20 @@ class LocalTurn:
     def gradients(self) -> Mapping[str, Array]:
         """Of the shared parameters that train now."""
         names = self._model.trained if self._only is None else [n for n in self._model.trained if n in self._only]
-        return _Gradients(self._model, names)
+        return Gradients(self._model, names)
 
     def skip(self) -> None:
-        """Has the optimizer make no step."""
-        self._step_now()
+        """Has the optimizer's step pass by the shared parameters."""
         self._skipped += 1
         # Optimizers leave alone what has no gradient.
-        self._model.clear_gradients()
+        self._model.clear_gradients(self._model.trained)
 
     # -- the batch of a step, and tests ----------------------------------------------
 
     def _step_now(self) -> tuple[Mapping[str, Any], Again]:
-        if self._step is None:
+        if self._passes.step is None:
             raise self._untold("looks at the batch of a step", "before_batch", "before each batch goes forth")
-        return self._step
+        return self._passes.step
 
     @property
     def batch(self) -> Mapping[str, Array]:
@@ -300,70 +250,37 @@ class LocalTurn:
 
     def again(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Gradients of the step's batch at other parameters."""
-        _, again = self._step_now()
         names = [*self._model.trained, *self._model.own]
         names = names if self._only is None else [name for name in names if name in self._only]
-        with self._at(arrays):
-            before = {name: self._model.gradient(name).copy() for name in names}
-            self._model.clear_gradients()
-            again(True)
-            found = {name: self._model.gradient(name).copy() for name in names}
-            self._model.clear_gradients()
-            for name, value in before.items():
-                np.copyto(self._model.gradient(name), value)
-        return found
+        return self._passes.gradients(names, arrays, self._step_now()[1])
 
     def features(
         self, arrays: Mapping[str, Array] | None = None, *, head: str = "", examples: Mapping[str, Array] | None = None
     ) -> Array:
         """What goes into the head."""
-        watch = self._head_input(head)
         if self._training and examples is None:
-            batch, again = self._step_now()
-            with self._at(arrays or {}), self._model.without_gradients():
-                return watch.seen(lambda: again(False), len(next(iter(batch.values()))))
+            return self._passes.features_of_batch(head, arrays or {}, *self._step_now())
+        self._refuse_within("features of examples")
         self._settle()
         rows = self.examples if examples is None else dict(examples)
-        with self._at(arrays or {}):
+        if not all(map(len, rows.values())):
+            raise BadInput(f"uid {self.uid!r}: the algorithm asks for the features of no examples")
+        with self._passes.at(arrays or {}, training=False):
+            watch = self._passes.head_input(head)
             return watch.seen(lambda: self._evaluate(rows), len(next(iter(rows.values()))))
 
     def evaluate(self, examples: Mapping[str, Array] | None = None) -> dict[str, Pair]:
         """Metrics of the model as it is."""
+        self._refuse_within("a test")
         self._settle()
         rows = self.examples if examples is None else dict(examples)
         if not all(map(len, rows.values())):
             return {}
-        with self._at({}):
+        with self._passes.at({}, training=False):
             return self._evaluate(rows)
 
     def _evaluate(self, rows: Examples) -> dict[str, Pair]:
         return self._plays.evaluate(rows, self._part("evaluate", first="evaluate 0"))
-
-    @contextmanager
-    def _at(self, arrays: Mapping[str, Array]) -> Iterator[None]:
-        """Has the model hold other values for a while, and those that it had after it, whatever becomes of them."""
-        self._check(arrays)
-        self._model.bring_home()
-        # A pass in train mode changes buffers; a test of the trainer's own may change all.
-        trains = self.layers.trains if self._training else ()
-        held = {
-            name: self._model.read(name).copy() for name in self._model.specs if name in arrays or name not in trains
-        }
-        self._model.load(arrays)
-        try:
-            yield
-        finally:
-            if self._training:
-                self._model.bring_home()
-            else:
-                self._model.put_back(None)
-            self._model.load(held)
-
-    def _head_input(self, head: str) -> HeadInput:
-        name = layer_of(self.layers.head(head)[0])
-        if name not in self._heads:
-            self._heads[name] = HeadInput(self._model.layer(name), name, self.uid)
-        return self._heads[name]
 
     # -- what is sent ------------------------------------------------------------
 

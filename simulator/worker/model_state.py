@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 
 from protos.codec import DTYPES, Array, Tensors, TensorSpec
 from protos.errors import BadInput
 from scheduler.rules.layers import Layers, layer_of
-from scheduler.rules.streams import stream_key
-from simulator.contracts import Model, Trainer
+from simulator.contracts import Model
+from simulator.worker.global_switches import Switches
 from simulator.worker.gradients import writable_gradient
 from simulator.worker.layer_state import LayerState
-
-
-def seed_everything(key: int) -> None:
-    """Seeds the global generators of Paddle, NumPy and Python from a stream key."""
-    import paddle
-
-    paddle.seed(key % 2**31)
-    np.random.seed(key % 2**32)
-    random.seed(key)
-
-
-class _Switches:
-    """Paddle's switches for the whole process; a user who leaves gradients off would stop all training here."""
-
-    def __init__(self) -> None:
-        import paddle
-
-        self._paddle, self._dtype = paddle, paddle.get_default_dtype()
-
-    def put_back(self) -> None:
-        if not self._paddle.is_grad_enabled():
-            self._paddle.set_grad_enabled(True)
-        if self._paddle.get_default_dtype() != self._dtype:
-            self._paddle.set_default_dtype(self._dtype)
+from simulator.worker.place import Place
 
 
 def private_names(names: Sequence[str], patterns: Sequence[str], kind: str = "private") -> list[str]:
@@ -53,66 +28,6 @@ def private_names(names: Sequence[str], patterns: Sequence[str], kind: str = "pr
         if not any(fnmatchcase(name, pattern) for name in names):
             raise BadInput(f"{kind} pattern {pattern!r} matches no parameter; the model has: {', '.join(names)}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-class _Place:
-    """Where a parameter or buffer belongs: its layer's registry, the tensor there and that tensor's memory.
-
-    User code may put another tensor in its place (`self.seen = 0.9 * self.seen + x` does),
-    or give the tensor other memory, another dtype or shape (`layer.to(...)`).  The tensor
-    and the memory that the model was made with are kept, and come back.  Optimizers that
-    hold on to either stay right.
-    """
-
-    def __init__(self, layer: LayerState, key: str) -> None:
-        self._registry, self._tensor = layer.registry_of(key)
-        self._key = key
-        if not self._tensor.is_contiguous():
-            # A view of another's memory, such as a transposed one: sums and copies go through it as one row.
-            self._tensor.data = self._tensor.detach().contiguous()
-        # It keeps the memory alive, too.
-        self.home: Array = np.from_dlpack(self._tensor.detach())
-        self._memory = self._memory_of(self._tensor)
-        self._stop_gradient = self._tensor.stop_gradient
-
-    @staticmethod
-    def _memory_of(tensor: Any) -> tuple[Any, ...]:
-        return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.strides  # 0.1 us each
-
-    @property
-    def tensor(self) -> Any:
-        """What is there now."""
-        return self._registry[self._key]
-
-    @property
-    def kept(self) -> bool:
-        """Whether the tensor is still there, in its own memory."""
-        return self._registry.get(self._key) is self._tensor and self._memory_of(self._tensor) == self._memory
-
-    def copy(self) -> Array:
-        """A copy of the value now."""
-        return np.array(np.from_dlpack(self.tensor.detach()))
-
-    def put_back_memory(self) -> None:
-        """Gives the tensor the memory that it had, with whatever value is in there."""
-        if self._memory_of(self._tensor) != self._memory:
-            import paddle
-
-            self._tensor.data = paddle.from_dlpack(self.home)
-
-    def bring_home(self) -> None:
-        """Has the tensor be in its place again, in the memory that it had."""
-        self._registry[self._key] = self._tensor
-        self.put_back_memory()
-
-    def put_back_gradient(self) -> None:
-        """Has the tensor take gradients, or not, as it did, and have none."""
-        tensor = self._tensor
-        if tensor.stop_gradient != self._stop_gradient:
-            tensor.stop_gradient = self._stop_gradient
-        if tensor.grad is not None:
-            # Not set to zero: an optimizer takes a gradient of zero for one.
-            tensor.clear_gradient(False)
 
 
 class ModelState:
@@ -137,7 +52,7 @@ class ModelState:
         self, model: Model, patterns: Sequence[str], also: Callable[[Layers], Sequence[str]] = lambda layers: ()
     ) -> None:
         self.model = model
-        self._switches = _Switches()
+        self._switches = Switches()
         # Whether layers, parameters and buffers are known to be those of the model: after a look, until others run.
         self._whole = False
         self._named = dict(model.named_sublayers(include_self=True))
@@ -161,9 +76,9 @@ class ModelState:
         for name in self.frozen:
             tensors[name].stop_gradient = True
 
-        def place(name: str) -> _Place:
+        def place(name: str) -> Place:
             layer, _, key = name.rpartition(".")
-            return _Place(layers[layer], key)
+            return Place(layers[layer], key)
 
         self._places = {name: place(name) for name in tensors}
         self._ties = [tie for layer in self._layers for tie in layer.ties({id(t): n for n, t in tensors.items()})]
@@ -239,9 +154,13 @@ class ModelState:
         """A layer of the model, the paddle.nn.Layer."""
         return self._named[name]
 
-    def clear_gradients(self) -> None:
-        """Has no parameter have a gradient."""
-        for name in self._trains:
+    def has_gradient(self, name: str) -> bool:
+        """Whether a parameter has a gradient now."""
+        return self._places[name].tensor.grad is not None
+
+    def clear_gradients(self, names: Iterable[str]) -> None:
+        """Has these parameters have no gradient."""
+        for name in names:
             tensor = self._places[name].tensor
             if tensor.grad is not None:
                 tensor.clear_gradient(False)
@@ -330,58 +249,3 @@ def same_bytes(one: Array, other: Array) -> bool:
     """Whether two arrays of one shape and dtype are equal to the bit, NaN and the sign of zero included."""
     bits = np.dtype(f"u{one.itemsize}")
     return np.array_equal(one.reshape(-1).view(bits), other.reshape(-1).view(bits))
-
-
-class PrivateStart:
-    """The private parameters a uid starts from: the model's own initial values, drawn per uid.
-
-    Args:
-        trainer: makes the model.
-        seed: of the run.
-        state: of the model made with the run's own initial stream.
-        given: values that take the place of the drawn ones (from `--init`).
-    """
-
-    def __init__(self, trainer: Trainer, seed: int, state: ModelState, given: Mapping[str, Array]) -> None:
-        self._trainer, self._seed = trainer, seed
-        self._names = state.private
-        self._same: Tensors = {}
-        if not self._names:
-            return
-        drawn = [name for name in self._names if name not in given]
-        self._same = {name: given[name] for name in self._names if name in given}
-        if drawn:
-            # A model made from another stream tells which parameters are drawn at all;
-            # zeros, ones and the like need no model for each uid.
-            other = self._draw("probe")
-            for name in drawn:
-                if np.array_equal(other[name], state.read(name)):
-                    self._same[name] = other[name]
-
-    def of(self, uid: str) -> Tensors:
-        """The start of one uid."""
-        if len(self._same) == len(self._names):
-            return self._same
-        return {**self._draw(uid), **self._same}
-
-    def _draw(self, uid: str) -> Tensors:
-        seed_everything(stream_key(self._seed, "private", uid))
-        tensors = ModelState(self._trainer.make_model(), ())
-        return {name: tensors.read(name).copy() for name in self._names}
-
-
-def build_model(
-    trainer: Trainer, seed: int, patterns: Sequence[str] | None, also: Callable[[Layers], Sequence[str]]
-) -> ModelState:
-    """Makes the model from the run's own initial stream.
-
-    Args:
-        trainer: makes it.
-        seed: of the run.
-        patterns: private names; None for those the model itself names.
-        also: given the model's layers, which are private beside those.
-    """
-    seed_everything(stream_key(seed, "init"))
-    model = trainer.make_model()
-    given = getattr(model, "private", ()) if patterns is None else patterns
-    return ModelState(model, given, also)

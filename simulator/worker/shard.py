@@ -125,7 +125,7 @@ class Shard:
     def _build_model(self, job: jobs.BuildModel) -> jobs.ModelSchema:
         from simulator.worker.evaluation import Evaluation
         from simulator.worker.group_tests import GroupTests, examples_together
-        from simulator.worker.model_state import build_model
+        from simulator.worker.private_start import build_model
         from simulator.worker.touched_rows import TouchedRows
 
         self.where = f"{type(self._is.trainer).__name__}.make_model"
@@ -178,7 +178,7 @@ class Shard:
         return self._memory
 
     def _start_private(self, job: jobs.StartPrivate) -> None:
-        from simulator.worker.model_state import PrivateStart
+        from simulator.worker.private_start import PrivateStart
         from simulator.worker.user_turns import UserTurns
 
         self._model.set_frozen(job.frozen)
@@ -187,7 +187,8 @@ class Shard:
                 "frozen parameters differ from process to process: let make_model draw them from Paddle's, NumPy's or "
                 "Python's global generator, which are seeded, or give them by --init"
             )
-        start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given)
+        alike = self._is.algorithm.starts_alike
+        start = PrivateStart(self._is.trainer, self._is.seed, self._model, job.given, alike=alike)
         self._turns = UserTurns(self._is, self._model, self._state, start, self._client)
 
     # -- users -----------------------------------------------------------------

@@ -7,25 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from protos.codec import Array, Tensors, TensorSpec
+from protos.codec import Tensors
 from protos.errors import BadInput, NotFound
 from scheduler.rules.algorithm import personalises
 from scheduler.rules.local_optimizers import LocalRule, RuleState
-from scheduler.rules.metrics import PERSONAL, Pair, ratio
+from scheduler.rules.metrics import PERSONAL, Pair
 from scheduler.rules.samplers import Round
 from scheduler.rules.streams import stream_key
 from scheduler.state.rounds import TEST, TRAIN
 from simulator.contracts import Examples, Trainer
 from simulator.shards import jobs
 from simulator.users.data_client import DataClient
+from simulator.worker.answers import checked, is_better, nobodys
 from simulator.worker.dtype_hint import explain_float64
+from simulator.worker.global_switches import seed_everything
 from simulator.worker.local_turn import LocalTurn
-from simulator.worker.model_state import ModelState, PrivateStart, seed_everything
+from simulator.worker.model_state import ModelState
+from simulator.worker.private_start import PrivateStart
 from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.turn import NOTHING, EvaluatedUser, OnStep, Turn
 from simulator.worker.user_state import UserState
+
+# Trainers with other numbers that are kept: an algorithm may ask for another one for each user.
+_OTHERS = 64
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class UserTurns:
     def train(self, user: Loaded, weight: float, begin: RoundArrays) -> tuple[dict[str, Pair], LocalTurn]:
         """A user's turn with the algorithm and the filters; returns metrics, and what it sends."""
         local = self._local(TRAIN, user, weight, begin, lambda: user.examples)
-        metrics = _checked(type(self._algorithm).__name__, self._algorithm.train(local))
+        metrics = checked(type(self._algorithm).__name__, self._algorithm.train(local))
         for number, each in enumerate(self._filters, 1):
             each.on_user(local.at_piece(number))
             if each.guards and local.sends_more:
@@ -170,7 +174,7 @@ class UserTurns:
         if not isinstance(answers, Sequence) or len(answers) != len(users):
             told = f"{len(answers)}" if isinstance(answers, Sequence) else repr(answers)[:200]
             raise BadInput(f"{who} must return a list of metrics, one for each of {len(users)} users, not {told}")
-        return [_checked(who, metrics) for metrics in answers]
+        return [checked(who, metrics) for metrics in answers]
 
     # -- inside ------------------------------------------------------------------
 
@@ -254,7 +258,7 @@ class UserTurns:
             if told is None:
                 raise
             raise told from error
-        return _checked(type(self._trainer).__name__, metrics)
+        return checked(type(self._trainer).__name__, metrics)
 
     def _trainer_of(self, phase: str, at: Round) -> Trainer:
         """The trainer with the rate of a round; in a test, with that of the round before it."""
@@ -283,6 +287,8 @@ class UserTurns:
             return trainer
         key = tuple(others.items())
         if key not in self._with:
+            if len(self._with) >= _OTHERS:
+                self._with.clear()
             changed: Any = copy.copy(trainer)
             vars(changed).update(others)
             self._with[key] = changed
@@ -307,35 +313,3 @@ class _Plays:
     def evaluate(self, examples: Examples, part: str) -> dict[str, Pair]:
         turn = self.turns.turn(self.phase, self.user, self.training, part)
         return self.turns.play_test(self.phase, self.user.at, examples, turn)
-
-
-def nobodys(spec: TensorSpec) -> Array:
-    """What stands in the place of a private parameter while it is nobody's: NaN, which shows in all that reads it."""
-    value = np.zeros(spec.shape, spec.dtype)
-    if np.issubdtype(value.dtype, np.floating):
-        value.fill(np.nan)
-    return value
-
-
-def is_better(trainer: Trainer, one: Mapping[str, Pair], other: Mapping[str, Pair]) -> float:
-    """1.0 if the result of the task (the loss where it has none) is better in the first, else 0.0."""
-    name, higher = getattr(trainer, "result", None), getattr(trainer, "higher_is_better", True)
-    if name is None or name not in one:
-        name, higher = "loss", False
-    if name not in one or name not in other:
-        return 0.0
-    mine, theirs = ratio(one[name]), ratio(other[name])
-    return float(mine > theirs if higher else mine < theirs)
-
-
-def _checked(who: str, metrics: Any) -> dict[str, Pair]:
-    """Metrics as plain floats.
-
-    Raises:
-        BadInput: not name -> (sum, count).
-    """
-    try:
-        return {str(name): (float(total), float(count)) for name, (total, count) in metrics.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        said = " ".join(repr(metrics).split())[:200]
-        raise BadInput(f"{who} must return metrics as name -> (sum, count), not {said}") from error

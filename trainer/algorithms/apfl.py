@@ -73,7 +73,8 @@ class APFL(Algorithm):
         """The mixture."""
         if not local.known:
             self.train(local)
-            local.reset()
+            # Private parameters stay as trained, as those of a user that is known.
+            local.load(local.shared)
         local.load(_mixture(local, local.shared))
 
 

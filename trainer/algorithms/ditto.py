@@ -14,7 +14,8 @@ class Ditto(Algorithm):
     Li et al. 2021, "Ditto: Fair and Robust Federated Learning Through Personalization", Algorithm 1 and equation (2):
     user k's own model v_k minimises F_k(v) + lam/2 |v - w|^2 with w the global one of the round, by as many epochs:
     v_k <- v_k - lr (grad F_k(v_k) + lam (v_k - w)).  It starts from w, and users are tested with it beside w.
-    One that has never trained makes it for the test, from w and its training examples.
+    One that has never trained makes it for the test, from w and its training examples.  A user keeps v_k, as large as
+    the model; parameters that are private anyway are in it once more, since it trains them too.
 
     Args:
         lam: how near, 0 or more; 0 is local training.
@@ -28,13 +29,14 @@ class Ditto(Algorithm):
         check_number("lam", self.lam, least=0.0)
 
     def user_state(self, shapes: Shapes) -> Specs:
-        """The user's own model."""
-        return shapes.shared
+        """The user's own model, with private parameters of its own."""
+        return shapes.layers.specs
 
     def train(self, local: Local) -> Metrics:
         """The personal model, then the global one."""
         self._train_own(local)
-        local.state.update({name: local.params[name].copy() for name in local.shared})
+        now = local.params
+        local.state.update({name: now[name].copy() for name in local.layers.specs})
         local.reset()
         return local.train()
 

@@ -82,14 +82,15 @@ class FedALA(Algorithm):
             for name, gradient in local.gradients().items():
                 moved = state[WEIGHT + name] - np.float32(self.eta) * gradient * apart[name]
                 state[WEIGHT + name] = np.clip(moved, 0, 1)
-            local.skip()
             local.load(mixture())
+            local.skip()
 
         count = len(next(iter(local.examples.values())))
         chosen = np.sort(local.rng.permutation(count)[: max(1, round(self.share * count))])
         examples = {name: rows[chosen] for name, rows in local.examples.items()}
-        # Passes in training move buffers.
-        buffers = {name: value for name, value in local.shared.items() if name not in local.trained}
+        # Passes in training move buffers, private ones too.
+        now, layers = local.params, local.layers
+        buffers = {name: now[name].copy() for name in layers.specs if name not in layers.trains}
         local.load(mixture())
         before = None
         for _ in range(1 if state["learned"][0] else self.start_epochs):

@@ -24,5 +24,5 @@ class FedBN(Algorithm):
     def personalise(self, local: Local) -> None:
         """New users train batch norm."""
         if not local.known:
-            # Without parameters of its own there are the means and variances alone, which any pass moves.
-            local.train(only=local.own or None)
+            # Any pass moves means and variances; there may be no parameters beside them.
+            local.train(correct=local.skip)

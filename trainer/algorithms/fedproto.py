@@ -50,7 +50,9 @@ class FedProto(Algorithm):
     for classes of which there is a prototype.  All parameters are private; a user sends the sum of its features and
     the number of its examples, by class.  The usual test is of a user's model with its own head; its personal test
     takes the class of the nearest prototype (section 4.4), which is a head too: argmin |z - C_j| is
-    argmax <z, C_j> - |C_j|^2 / 2.  A user that has never trained does so for its test.
+    argmax <z, C_j> - |C_j|^2 / 2 (the loss of that test is the cross entropy of these).  A user that has never trained
+    does so for its test.  All begin with the same values: features of models that were drawn each for itself have
+    nothing in common of which a mean would tell.
 
     Args:
         lam: weight of the term, 0 or more.
@@ -63,6 +65,7 @@ class FedProto(Algorithm):
     label: str = "y"
 
     shares_nothing: ClassVar[bool] = True
+    starts_alike: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("lam", self.lam, least=0.0)
@@ -87,7 +90,7 @@ class FedProto(Algorithm):
     def train(self, local: Local) -> Metrics:
         """Local training with the term; then the features of the user's examples."""
         metrics = self._train(local)
-        features, labels = local.features(head=self.head), local.examples[self.label].reshape(-1)
+        features, labels = local.features(head=self.head), self._labels(local, local.examples)
         sums = {}
         for label in np.unique(labels):
             found = features[labels == label]
@@ -109,6 +112,22 @@ class FedProto(Algorithm):
                 bias: (never - 0.5 * (prototypes * prototypes).sum(axis=1)).astype(prototypes.dtype),
             })  # fmt: skip
 
+    def _labels(self, local: Local, examples: Mapping[str, Array]) -> Array:
+        """The class of each example.
+
+        Raises:
+            BadInput: there is no such array, or not one integer for each example.
+        """
+        labels = examples.get(self.label)
+        if labels is None:
+            raise BadInput(f"uid {local.uid!r} has no {self.label!r}: label='...' is one of {', '.join(examples)}")
+        if labels.dtype.kind not in "iu" or labels.size != len(labels):
+            raise BadInput(
+                f"uid {local.uid!r}: {self.label!r} is {labels.dtype}{list(labels.shape)}, where fedproto needs one "
+                "integer, the class, for each example; say which array it is by label='...'"
+            )
+        return labels.reshape(-1)
+
     def _prototypes(self, local: Local) -> tuple[Array, Array]:
         """(classes, d), and of which there is one; nothing is known of a class whose prototype is still zero."""
         group = local.group("prototypes")
@@ -120,7 +139,7 @@ class FedProto(Algorithm):
         prototypes, there = self._prototypes(local)
 
         def on_features(z: Array) -> Array:
-            labels = local.batch[self.label].reshape(-1)
+            labels = self._labels(local, local.batch)
             gradient: Array = z - prototypes[labels]
             gradient *= there[labels][:, None] * (2 * self.lam / z.size)
             return gradient

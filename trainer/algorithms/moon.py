@@ -18,7 +18,8 @@ class Moon(Algorithm):
 
         -log( exp(sim(z, z_glob) / T) / (exp(sim(z, z_glob) / T) + exp(sim(z, z_prev) / T)) ),   sim the cosine
 
-    A user keeps the model that it has sent; one that has never trained has sent the global one.
+    All three see the batch as the model in training does (batch norm by its statistics, dropout drawn for each).  A
+    user keeps the model that it has sent; one that has never trained has sent the global one.
 
     Args:
         mu: weight of the term, 0 or more; 0 is FedAvg.

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from scheduler import Algorithm, Array, Local, Metrics, check_number, register_algorithm
+from trainer.algorithms.clipped import clipped
 
 
 @register_algorithm("perfedavg")
@@ -20,9 +21,10 @@ class PerFedAvg(Algorithm):
         v = g'(w - alpha g(w)),    w <- w - lr v                                                    first order
         w <- w - lr (v - alpha (g''(w + delta v) - g''(w - delta v)) / (2 delta))                   Hessian-free
 
-    Batches are made smaller for users who have less than two, or three, of the setting's size; one that is left over
-    at the end makes no step.  A user's model in a test is the global one after an epoch on its training examples with
-    rate alpha.  Nothing is kept of users, nor sent beyond FedAvg.
+    Batches are made smaller for users who have less than two, or three, of the setting's size; what is left over at
+    the end makes no step.  A user's model in a test is the global one after an epoch on its training examples with
+    rate alpha; that step and the one that is looked ahead are plain ones of a gradient that is clipped as the
+    trainer's are (`--max-grad-norm`).  Nothing is kept of users, nor sent beyond FedAvg.
 
     Args:
         alpha: rate of the step that is looked ahead, and of the user's own; 0 for the local learning rate.
@@ -53,10 +55,9 @@ class PerFedAvg(Algorithm):
         turn = 0
 
         def stay(at: dict[str, Array]) -> None:
-            """Has the next batch be looked at from there: the optimizer's step is of nothing."""
-            for gradient in local.gradients().values():
-                gradient[...] = 0
+            """Has the next batch be looked at from there."""
             local.load(at)
+            local.skip()
 
         def correct() -> None:
             nonlocal turn
@@ -64,6 +65,7 @@ class PerFedAvg(Algorithm):
             turn = turn % batches + 1
             if turn == 1:
                 w.update({name: local.params[name].copy() for name in local.trained})
+                now = clipped(now, local.max_grad_norm)
                 stay({name: w[name] - alpha * g for name, g in now.items()})
                 return
             if turn == 2 and self.hessian:
@@ -86,10 +88,11 @@ class PerFedAvg(Algorithm):
 
     def personalise(self, local: Local) -> None:
         """Steps on the user's examples."""
-        factor = np.float32(self.alpha / local.lr if self.alpha else 1.0)
+        alpha = np.float32(self.alpha or local.lr)
 
         def correct() -> None:
-            for gradient in local.gradients().values():
-                gradient *= factor
+            step, now = clipped(local.gradients(), local.max_grad_norm), local.params
+            local.load({name: now[name] - alpha * g for name, g in step.items()})
+            local.skip()
 
         local.train(epochs=self.epochs, correct=correct)

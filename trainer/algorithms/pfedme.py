@@ -20,9 +20,10 @@ class PFedMe(Algorithm):
         theta <- theta - r (g(theta) + lam (theta - w)),    then   w <- w - lr lam (w - theta)
 
     r is the local rate, and no more than 1 / (1 + lam), above which the steps go past theta's place; for the same
-    reason w goes no farther than theta (lr lam is taken for 1 if it is more).  g is clipped as the trainer's
-    gradients are.  A user keeps the last theta, as large as the model, and is tested with it; one that has never
-    trained does so for its test.  The paper's beta is the server's rate.
+    reason w goes no farther than theta (lr lam is taken for 1 if it is more).  These steps are plain ones; g is clipped
+    as the trainer's gradients are (`--max-grad-norm`), the step of w is not.  A user keeps the last theta, as large as
+    the model, and is tested with it; one that has never trained does so for its test.  The paper's beta is the
+    server's rate; users count by their weight, as in the authors' program.
 
     Args:
         lam: how near theta stays, above 0.
@@ -45,18 +46,18 @@ class PFedMe(Algorithm):
     def train(self, local: Local) -> Metrics:
         """Batch by batch."""
         rate = np.float32(min(local.lr, 1 / (1 + self.lam)))
-        pull = np.float32(min(self.lam, 1 / local.lr))
+        pull = np.float32(min(1.0, local.lr * self.lam))
 
         def correct() -> None:
-            now, gradients = local.params, local.gradients()
+            now, first = local.params, local.gradients()
             w: dict[str, Array] = {name: now[name].copy() for name in local.trained}
-            found: dict[str, Array] = dict(gradients)
             theta = w
             for k in range(self.steps):
-                g = clipped(found if not k else local.again(theta), local.max_grad_norm)
+                found = local.again(theta) if k else first
+                g = clipped({name: found[name] for name in w}, local.max_grad_norm)
                 theta = {n: theta[n] - rate * (g[n] + np.float32(self.lam) * (theta[n] - w[n])) for n in w}
-            for name, gradient in gradients.items():
-                gradient[...] = pull * (w[name] - theta[name])
+            local.load({name: w[name] - pull * (w[name] - theta[name]) for name in w})
+            local.skip()
             local.state.update(theta)
 
         if not local.known:
@@ -68,5 +69,6 @@ class PFedMe(Algorithm):
         """The user's own model."""
         if not local.known:
             self.train(local)
-            local.reset()
+            # Private parameters stay as trained, as those of a user that is known.
+            local.load(local.shared)
         local.load({name: local.state[name] for name in local.trained})

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scheduler import Algorithm, Float64, Local, Metrics, ServerRule, Step, check_number, register_algorithm
+from scheduler import Algorithm, BadInput, Float64, Local, Metrics, ServerRule, Step, check_number, register_algorithm
 from trainer.algorithms.mean_loss import mean_loss
 
 # Added to a loss, so that a power of it below 0 is finite.
@@ -58,6 +58,11 @@ class QFedAvg(Algorithm):
         loss = mean_loss(local, local.evaluate()) + TINY
         metrics = local.train()
         square = (local.update.norm() / local.lr) ** 2
-        local.scalar("h", local.lr * (self.q * loss ** (self.q - 1) * square + loss**self.q / local.lr))
-        local.update.scale(loss**self.q)
+        try:
+            power = loss**self.q
+            h = local.lr * (self.q * loss ** (self.q - 1) * square + power / local.lr)
+        except OverflowError:
+            raise BadInput(f"uid {local.uid!r}: its loss, {loss:g}, to the power of {self.q:g} is too large") from None
+        local.scalar("h", h)
+        local.update.scale(power)
         return metrics
