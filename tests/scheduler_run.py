@@ -44,7 +44,7 @@ class Heard:
     def __init__(self):
         self.layouts, self.initial, self.records = [], [], []
         self.on_layout = self.layouts.append
-        self.on_initial = self.initial.append
+        self.on_initial = lambda params, frozen: self.initial.append(params)
         self._more = threading.Condition()
 
     def on_record(self, record):

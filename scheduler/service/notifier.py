@@ -31,7 +31,7 @@ class Listener(Protocol):
     def on_layout(self, layout: Layout) -> None:
         """All simulators have joined."""
 
-    def on_initial(self, params: Tensors) -> None:
+    def on_initial(self, params: Tensors, frozen: Tensors) -> None:
         """The initial shared parameters are set."""
 
     def on_record(self, record: RoundRecord) -> None:

@@ -20,10 +20,10 @@ class ParamCalls:
     Args:
         live: the state.
         notifier: makes checkpoints.
-        on_initial: told when the initial parameters are there.
+        on_initial: told when the initial parameters are there, shared and frozen ones.
     """
 
-    def __init__(self, live: LiveState, notifier: Notifier, on_initial: Callable[[Tensors], None]) -> None:
+    def __init__(self, live: LiveState, notifier: Notifier, on_initial: Callable[[Tensors, Tensors], None]) -> None:
         self._live, self._run = live, live.run
         self._notifier, self._on_initial = notifier, on_initial
         self._streams: dict[int, bool] = {}
@@ -40,7 +40,7 @@ class ParamCalls:
             state.model.set_initial(params, private, layers, frozen)
             if self._notifier.saves:
                 state.model.make_room()
-            self._on_initial({**params, **(frozen or {})})
+            self._on_initial(params, frozen or {})
             self._run.wake()
 
     def choose_exchange(self, rank: int, *, streams: bool) -> tuple[int, ...]:

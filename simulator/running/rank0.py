@@ -129,9 +129,9 @@ class SchedulerService:
         self.progress.on_layout(layout)
         self.progress.begin(self._plan_of(layout.days).steps)
 
-    def on_initial(self, params: Tensors) -> None:
+    def on_initial(self, params: Tensors, frozen: Tensors) -> None:
         """The initial parameters are there."""
-        self.record.on_initial(params)
+        self.record.on_initial({**params, **frozen})
         self.progress.on_initial(params)
 
     def on_record(self, record: RoundRecord) -> None:
