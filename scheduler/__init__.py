@@ -6,11 +6,13 @@ from scheduler.rules.algorithm import Algorithm, Group, Shapes, check_number
 from scheduler.rules.filters import Filter
 from scheduler.rules.layers import Layers, Specs
 from scheduler.rules.local import Local, Metrics, Update
+from scheduler.rules.local_optimizers import LOCAL_OPTIMIZERS, LocalRule
 from scheduler.rules.registries import (
     ALGORITHMS,
     FILTERS,
     register_algorithm,
     register_filter,
+    register_local_optimizer,
     register_sampler,
     register_server_optimizer,
     register_test_sampler,
@@ -29,6 +31,7 @@ from scheduler.rules.samplers import (
     UniformSampler,
     UserTable,
 )
+from scheduler.rules.schedules import LR_SCHEDULES, SERVER_SCHEDULES, Schedule, register_schedule
 from scheduler.rules.server_optimizers import (
     SERVER_OPTIMIZERS,
     FedAdagrad,
@@ -46,8 +49,11 @@ from scheduler.service.client import SchedulerClient
 __all__ = [
     "ALGORITHMS",
     "FILTERS",
+    "LOCAL_OPTIMIZERS",
+    "LR_SCHEDULES",
     "SAMPLERS",
     "SERVER_OPTIMIZERS",
+    "SERVER_SCHEDULES",
     "TEST_SAMPLERS",
     "Algorithm",
     "AllTestSampler",
@@ -65,11 +71,13 @@ __all__ = [
     "HashSampler",
     "Layers",
     "Local",
+    "LocalRule",
     "Metrics",
     "NoTestSampler",
     "OnePercentTestSampler",
     "Round",
     "Sampler",
+    "Schedule",
     "SchedulerClient",
     "ServerOptimizer",
     "ServerRule",
@@ -85,7 +93,9 @@ __all__ = [
     "check_number",
     "register_algorithm",
     "register_filter",
+    "register_local_optimizer",
     "register_sampler",
+    "register_schedule",
     "register_server_optimizer",
     "register_test_sampler",
 ]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from protos.errors import BadInput
-from scheduler.rules.algorithm import Algorithm
+from scheduler.rules.algorithm import Algorithm, check_local_optimizer
 from scheduler.rules.samplers import NoTestSampler
+from scheduler.rules.schedules import check_takes_rate
 from scheduler.state.rounds import Rules
 from simulator.settings import Settings
 from simulator.settings_choices import with_settings
@@ -18,10 +19,10 @@ from simulator.settings_fields import flag_of, shortened
 _FOR = {
     **dict.fromkeys(("sampler", "sample_num", "min_ins_num", "hash_percent", "plan"), "sampler"),
     **dict.fromkeys(("test_sampler", "eval_every"), "test_sampler"),
-    **dict.fromkeys(("server_optimizer", "server_lr", "algorithm", "filter"), "optimizer"),
+    **dict.fromkeys(("server_optimizer", "server_lr", "server_schedule", "algorithm", "filter"), "optimizer"),
     "algorithm": "algorithm",
     "filter": "filters",
-    **dict.fromkeys(("epochs", "batch_size", "lr", "max_grad_norm"), "trainer"),
+    **dict.fromkeys(("epochs", "batch_size", "lr", "max_grad_norm", "lr_schedule", "local_optimizer"), "trainer"),
 }
 _CHOSEN_BY = {"sampler": "sampler", "test_sampler": "test_sampler", "optimizer": "server_optimizer"}
 
@@ -62,6 +63,11 @@ def refuse_idle(settings: Settings, pieces: Pieces, rules: Rules) -> None:
         BadInput: names each of them, and what would not use it.
     """
     _refuse_together(settings, rules)
+    if rules.federated:
+        rule = getattr(pieces.trainer, "local_rule", None)
+        check_local_optimizer(rules.algorithm, rule, vars(settings)["local_optimizer"])
+        if rules.schedule is not None:
+            check_takes_rate(rules.optimizer, vars(settings)["server_schedule"])
     idle = settings.idle()
     if idle:
         raise BadInput("; ".join(_said(name, settings, pieces) for name in idle))
@@ -71,7 +77,7 @@ def _refuse_together(settings: Settings, rules: Rules) -> None:
     """Settings that are read and that others make idle."""
     every = vars(settings)["eval_every"]
     if not rules.federated:
-        for name in ("server_optimizer", "server_lr", "algorithm", "filter"):
+        for name in ("server_optimizer", "server_lr", "server_schedule", "algorithm", "filter"):
             if settings.is_changed(name):
                 flag, value = flag_of(name), vars(settings)[name]
                 raise BadInput(f"{flag} {value} needs --mode federated: centralized has no server step")

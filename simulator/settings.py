@@ -15,8 +15,10 @@ from pydantic import Field, PrivateAttr, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict, SettingsError
 
 from protos.errors import BadInput
+from scheduler.rules.local_optimizers import LOCAL_OPTIMIZERS, LocalRule
 from scheduler.rules.registries import ALGORITHMS, FILTERS
 from scheduler.rules.samplers import SAMPLERS, TEST_SAMPLERS, Sampler, TestSampler
+from scheduler.rules.schedules import LR_SCHEDULES, SERVER_SCHEDULES, Schedule
 from scheduler.rules.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 from scheduler.state.partition import Exchange
 from simulator.launch.launch_environment import launcher_rank
@@ -101,6 +103,12 @@ class Settings(BaseSettings):
     epochs: int = Field(1, ge=1, le=MOST, description="local epochs a round")
     batch_size: int = Field(5, ge=1, le=MOST, description="examples in a local batch")
     lr: float = Field(1.0, gt=0, allow_inf_nan=False, description="local learning rate")
+    lr_schedule: Annotated[str, chosen_from(LR_SCHEDULES)] = Field(
+        "constant", description='the local learning rate by the round of the run, such as "step(every=30)"'
+    )
+    local_optimizer: Annotated[str, chosen_from(LOCAL_OPTIMIZERS)] = Field(
+        "sgd", description='how a user moves its parameters by their gradients, such as "sgd(momentum=0.9)"'
+    )
     max_grad_norm: float | None = Field(
         5.0, gt=0, allow_inf_nan=False, description="global norm local gradients are clipped to"
     )
@@ -113,6 +121,10 @@ class Settings(BaseSettings):
     )
     server_lr: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="server learning rate: the optimizer's lr (default: its own)"
+    )
+
+    server_schedule: Annotated[str, chosen_from(SERVER_SCHEDULES)] = Field(
+        "constant", description='the server learning rate by the round of the run, such as "cosine(rounds=100)"'
     )
 
     test_sampler: Annotated[str, chosen_from(TEST_SAMPLERS)] = Field("all", description="users that are tested")
@@ -226,6 +238,19 @@ class Settings(BaseSettings):
     def make_server_optimizer(self) -> ServerOptimizer:
         """The server optimizer these settings name."""
         optimizer: ServerOptimizer = make_chosen(self, "server_optimizer")
+        return optimizer
+
+    def make_server_schedule(self) -> Schedule | None:
+        """The schedule of the server's rate; None for a constant one."""
+        return None if vars(self)["server_schedule"] == "constant" else make_chosen(self, "server_schedule")
+
+    def make_lr_schedule(self) -> Schedule | None:
+        """The schedule of the local rate; None for a constant one."""
+        return None if vars(self)["lr_schedule"] == "constant" else make_chosen(self, "lr_schedule")
+
+    def make_local_optimizer(self) -> LocalRule:
+        """The local optimizer these settings name."""
+        optimizer: LocalRule = make_chosen(self, "local_optimizer")
         return optimizer
 
 

@@ -38,9 +38,10 @@ class OneShard:
         self.shard = Shard(settings)
         self.shard.run(jobs.Connect({0: "nowhere"}, Keys(0, {})))
         self.schema = self.shard.run(jobs.BuildModel())
-        SharedArrays(settings.params_fd, self.schema.shared, create=True)
-        SharedArrays(settings.sums_fd, sum_specs(self.schema.shared), create=True)
-        self.shard.run(jobs.Attach(self.schema.shared, write_initial=True))
+        arrays = {**self.schema.shared, **self.schema.groups}
+        SharedArrays(settings.params_fd, arrays, create=True)
+        SharedArrays(settings.sums_fd, sum_specs(arrays), create=True)
+        self.shard.run(jobs.Attach(arrays, write_initial=True))
         self.shard.run(jobs.StartPrivate({}, frozen_digest=self.schema.frozen_digest))
         self.step = 0
 

@@ -413,7 +413,7 @@ def test_the_recipes_server_learning_rate():
 
 def test_the_tables_of_choices_are_complete():
     told = rows(section(README, "Algorithms, samplers, server optimizers"))
-    named = {spans(cells[0])[0][2:].replace("-", "_"): spans(cells[1]) for cells in told}
+    named = {flag[2:].replace("-", "_"): spans(cells[1]) for cells in told for flag in spans(cells[0])}
     assert set(named) == set(REGISTRIES)
     for setting, names in named.items():
         assert sorted(names) == sorted(REGISTRIES[setting])

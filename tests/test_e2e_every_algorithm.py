@@ -1,4 +1,4 @@
-"""Whatever algorithm or filter is registered: placement changes no bit, and neither does a kill."""
+"""Whatever algorithm or filter is registered, while rates change: placement changes no bit, nor does a kill."""
 
 import inspect
 import json
@@ -16,13 +16,15 @@ from scheduler import ALGORITHMS, FILTERS
 assert trainer  # registers them
 pytestmark = pytest.mark.usefixtures("forks")
 FLAGS = ["--rounds", 4, "--sample-num", 5, "--eval-every", 2, "--seed", 3, "--lr", 0.3, "--server-lr", 1, "--shuffle",
-         "--epochs", 2, "--progress", "plain", "--private", "norm._mean,norm._variance"]  # fmt: skip
+         "--epochs", 2, "--progress", "plain", "--private", "norm._mean,norm._variance",
+         "--lr-schedule", "step(every=3, factor=0.5)", "--server-schedule", "warmup(rounds=6)"]  # fmt: skip
 DEADLY = ROOT / "tests" / "deadly_task.py"
 DAYS = ("20200101", "20200102", "20200103")
 
 
 def choices():
-    """(setting, choice) of everything registered; a number without a default is 0.3."""
+    """(setting, choice) of everything registered; a number without a default is 0.3.  And of what a user may keep."""
+    yield "--local-optimizer", "adam(keep=True)"
     for flag, registry in (("--algorithm", ALGORITHMS), ("--filter", FILTERS)):
         for name in registry:
             empty = inspect.Parameter.empty

@@ -144,6 +144,13 @@ EXTREMES = {
                          (["--server-optimizer", "fedavg(lr=1e-30)"], lambda output, plain: moved(output) < 1e-28)],
     "server_lr": [(["--server-lr", 1e-30], lambda output, plain: moved(output) < 1e-28),
                   (["--server-lr", 2, "--mode", "centralized"], REFUSED)],
+    "server_schedule": [(["--server-schedule", "warmup(1000000000)"], lambda output, plain: moved(output) < 1e-6),
+                        (["--server-schedule", "step(every=0)"], REFUSED),
+                        (["--server-schedule", "cosine(2)"], REFUSED)],  # of three rounds
+    "local_optimizer": [(["--local-optimizer", "adam(keep=True)"], other_end),
+                        (["--local-optimizer", "sgd(momentum=0.9)", "--algorithm", "pfedme"], REFUSED)],
+    "lr_schedule": [(["--lr-schedule", "warmup(1000000000)"], lambda output, plain: moved(output) < 1e-6),
+                    (["--lr-schedule", "nothing"], REFUSED)],
     "test_sampler": [(["--test-sampler", "none"], lambda output, plain: rows(output, "test") == [])],
     "eval_every": [(["--eval-every", 1], lambda output, plain: len(rows(output, "test")) == 3),
                    (["--eval-every", MOST], REFUSED), (["--eval-every", 1, "--test-sampler", "none"], REFUSED)],

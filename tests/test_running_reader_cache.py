@@ -140,7 +140,7 @@ def test_a_cache_among_data_without_days_is_refused(tmp_path, place):
     (data / "train").mkdir(parents=True)
     with pytest.raises(BadInput, match="lies among the data"):
         check_cache(Settings(data=data, cache=tmp_path / place), Lines())
-    check_cache(Settings(data=data, cache=data / "cache"))
+    check_cache(Settings(data=data, cache=data / "cache"), Lines())
 
 
 def test_the_files_of_data_without_days_have_a_key(tmp_path):

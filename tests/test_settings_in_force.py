@@ -63,6 +63,8 @@ def play(*arguments, kind=MySettings, **pieces):
         pieces.optimizer or settings.make_server_optimizer(),
         settings.mode == "federated",
         settings.rounds,
+        algorithm=settings.make_algorithm(),
+        schedule=settings.make_server_schedule(),
     )
     refuse_idle(settings, pieces, rules)
     return pieces.trainer, rules
@@ -90,7 +92,10 @@ def test_the_trainers_settings_are_in_force_without_a_word_in_the_page():
 
 def test_a_trainer_by_itself_has_the_defaults_of_the_settings():
     fields = Settings.model_fields
-    assert numbers(Trainer()) == tuple(fields[name].default for name in TrainerBase.takes)
+    assert numbers(Trainer()) == tuple(fields[name].default for name in TrainerBase.takes[:4])
+    assert (Trainer().lr_schedule, Trainer().local_optimizer) == tuple(
+        fields[name].default for name in TrainerBase.takes[4:]
+    )
     assert numbers(Trainer(lr=0.1, max_grad_norm=None)) == (1, 5, 0.1, None)
     with pytest.raises(TypeError, match="Trainer has no argument 'momentum'"):
         Trainer(momentum=0.9)
@@ -333,3 +338,61 @@ def test_the_main_jobs_page_forwards_nothing():
     trainer, rules = play("--lr", 0.5, "--max-grad-norm", 0.1, kind=RecipeSettings, trainer=LanguageModelTrainer())
     assert numbers(trainer) == (1, 5, 0.5, 0.1)
     assert rules.optimizer.learning_rate == 1.85
+
+
+# -- local optimizers and schedules ----------------------------------------------------
+
+
+def test_the_local_optimizer_and_the_schedules_are_in_force_by_themselves():
+    trainer, rules = play()
+    assert (trainer.local_rule, trainer.lr_by_round, rules.schedule) == (None, None, None)
+    assert rules.server_rule is rules.optimizer
+    given = ["--local-optimizer", "sgd(momentum=0.9)", "--lr-schedule", "step(3)", "--server-schedule", "warmup(2)"]
+    trainer, rules = play(*given, "--algorithm", "fednova")
+    assert trainer.local_rule.momentum == 0.9
+    assert (trainer.lr_by_round.every, rules.schedule.rounds, rules.optimizer.learning_rate) == (3, 2, 1.0)
+    again = trainer.with_settings(read_settings(MySettings, ["data", *given]))
+    assert again.local_rule is trainer.local_rule
+
+
+def test_a_trainer_by_itself_has_the_optimizer_that_it_is_given():
+    assert Trainer(local_optimizer="adam").local_rule.beta1 == 0.9
+    assert Trainer(local_optimizer="sgd()").local_rule is None
+    assert Trainer(lr_schedule="step(3)").lr_by_round.every == 3
+    assert "Trainer is given local_optimizer='adam', but --local-optimizer is 'sgd'" in refused(
+        trainer=Trainer(local_optimizer="adam")
+    )
+
+
+def test_a_page_may_give_them_by_default():
+    class Momentum(MySettings):
+        local_optimizer: str = "sgd(momentum=0.9)"
+        lr_schedule: str = "step(3)"
+
+    assert play(kind=Momentum)[0].local_rule.momentum == 0.9
+    decays = play("--local-optimizer", "sgd(weight_decay=0.1)", kind=Momentum)[0].local_rule
+    assert (decays.momentum, decays.weight_decay) == (0.9, 0.1)
+    assert play("--lr-schedule", "constant", kind=Momentum)[0].lr_by_round is None
+
+
+def test_where_they_would_do_nothing_or_be_wrong_they_are_refused():
+    class Mine(Trainer):
+        def make_optimizer(self, model):
+            raise NotImplementedError
+
+    class Rule:
+        weighted = True
+
+    assert refused("--local-optimizer", "adam", trainer=Mine()) == (
+        "--local-optimizer adam would do nothing: Mine, which the page sets, does not use it; leave it out"
+    )
+    assert play(trainer=Mine())[0].local_rule is None
+    for flag, value in (("--local-optimizer", "adam"), ("--lr-schedule", "step(every=3)")):
+        assert refused(flag, value, trainer=Own()).startswith(f"{flag} {value} would do nothing: Own,")
+    assert refused("--local-optimizer", "adam", "--algorithm", "fednova").startswith("--local-optimizer adam: FedNova")
+    assert refused("--server-schedule", "warmup(2)", optimizer=Rule()).startswith(
+        "--server-schedule warmup(rounds=2) would do nothing: Rule has no learning_rate"
+    )
+    assert refused("--server-schedule", "warmup(2)", "--mode", "centralized") == (
+        "--server-schedule warmup(rounds=2) needs --mode federated: centralized has no server step"
+    )

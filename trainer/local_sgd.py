@@ -55,23 +55,24 @@ class LocalSGD:
         """Updates the parameters with their gradients."""
         # A copy of a small gradient costs less than a view of it.
         small = [
-            (value, grad.numpy() if not grad.is_selected_rows() else _dense(p, grad))
+            (value, grad.numpy() if not grad.is_selected_rows() else dense(p, grad))
             for p, value in self._small
             if (grad := p.grad) is not None
         ]
         rate = self._lr
         if self._max is not None:
-            square = sum([_square(grad) for _, grad in small])
+            total = sum([square(grad) for _, grad in small])
             if self._large:
-                square += sum(_square(_rows(grad)[1]) for p in self._large if (grad := p.grad) is not None)
-            norm = math.sqrt(square)
+                total += sum(square(_rows(grad)[1]) for p in self._large if (grad := p.grad) is not None)
+            norm = math.sqrt(total)
             # Not `norm > max`: a NaN must reach the parameters, where it is found and named.
             if not norm <= self._max:
                 rate *= self._max / norm
         step = np.float32(rate)
         for value, grad in small:
             np.subtract(value, step * grad, out=value)
-        if self._sgd is not None:
+        # Without a gradient there is no step to make.
+        if self._sgd is not None and any(p.grad is not None for p in self._large):
             self._sgd.set_lr(rate)
             self._sgd.step()
 
@@ -83,12 +84,13 @@ class LocalSGD:
             self._sgd.clear_grad(set_to_zero=False)
 
 
-def _square(values: npt.NDArray[Any]) -> float:
+def square(values: npt.NDArray[Any]) -> float:
+    """The sum of squares."""
     flat = values.reshape(-1)
     return float(flat.dot(flat))
 
 
-def _dense(parameter: paddle.Tensor, grad: paddle.Tensor) -> npt.NDArray[Any]:
+def dense(parameter: paddle.Tensor, grad: paddle.Tensor) -> npt.NDArray[Any]:
     """A gradient as an array of the parameter's shape."""
     rows, values = _rows(grad)
     if rows is None:

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.rules.local_optimizers import LOCAL_OPTIMIZERS, LocalRule, RuleState
+from scheduler.rules.schedules import LR_SCHEDULES, Schedule
 from trainer.answers import add_metrics, check_loss
 from trainer.cutting import CUT_BYTES, cut, cut_at_once, shuffled
 from trainer.faster import with_fast_layers
 from trainer.local_sgd import LocalSGD
+from trainer.local_steps import LocalSteps
 from trainer.local_user import EvaluatedUser, Examples, LocalOptimizer, LocalUser, Metrics
 from trainer.side_by_side import evaluate_rows, says_rows
 
@@ -35,6 +38,8 @@ class LocalTraining(TypedDict, total=False):
     batch_size: int
     lr: float
     max_grad_norm: float | None
+    lr_schedule: str
+    local_optimizer: str
 
 
 class TrainerBase(ABC):
@@ -53,7 +58,9 @@ class TrainerBase(ABC):
         numbers: for a trainer that is used by itself; in a run each must be as the setting.
     """
 
-    takes: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "lr", "max_grad_norm")
+    takes: ClassVar[tuple[str, ...]] = (
+        "epochs", "batch_size", "lr", "max_grad_norm", "lr_schedule", "local_optimizer",
+    )  # fmt: skip
     # The metric that a run is judged by: its figure is said last, and the record tells how users differ in it.
     # None for no such metric; where tests have none of this name, all that they have are said.
     result: ClassVar[str | None] = "top1"
@@ -65,7 +72,20 @@ class TrainerBase(ABC):
     batch_size: int = 5
     lr: float = 1.0
     max_grad_norm: float | None = 5.0
+    lr_schedule: str = "constant"
+    local_optimizer: str = "sgd"
+    # What the last two name: None for a constant rate, and for plain SGD.
+    lr_by_round: Schedule | None = None
+    local_rule: LocalRule | None = None
+    # What the local optimizer remembers of the user whose turn it is; given before each training of a run.
+    rule_state: RuleState | None = None
     shuffle: bool = False
+
+    def __init_subclass__(cls) -> None:
+        """An optimizer of the trainer's own is none that a setting could choose."""
+        super().__init_subclass__()
+        if cls.make_optimizer is not TrainerBase.make_optimizer:
+            cls.takes = tuple(name for name in cls.takes if name != "local_optimizer")
 
     def __init__(self, *, shuffle: bool = False, **numbers: Unpack[LocalTraining]) -> None:
         unknown = sorted(set(numbers) - set(LocalTraining.__annotations__))
@@ -73,6 +93,10 @@ class TrainerBase(ABC):
             raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}")
         vars(self).update(numbers)
         self.shuffle = shuffle
+        if "local_optimizer" in numbers:
+            self._take_rule(LOCAL_OPTIMIZERS.make(self.local_optimizer))
+        if "lr_schedule" in numbers and self.lr_schedule != "constant":
+            self.lr_by_round = LR_SCHEDULES.make(self.lr_schedule)
 
     def with_settings(self, settings: Any) -> Self:
         """This trainer with the settings of a run that are named in `takes`.
@@ -98,7 +122,14 @@ class TrainerBase(ABC):
                     f"{who} is given {name}={getattr(self, name)!r}, but {flag} is {value!r}: leave it out of "
                     "the trainer, the setting is in force by itself; a page's own default stands in its Settings"
                 )
+            if name == "local_optimizer" and (value != self.local_optimizer or self.local_rule is None):
+                taken._take_rule(settings.make_local_optimizer())
+            if name == "lr_schedule" and (value != self.lr_schedule or self.lr_by_round is None):
+                taken.lr_by_round = settings.make_lr_schedule()
         return taken
+
+    def _take_rule(self, rule: LocalRule) -> None:
+        self.local_rule = None if rule.plain else rule
 
     def _is_given(self, name: str) -> bool:
         """Whether the page or a subclass has given an attribute a value."""
@@ -130,7 +161,10 @@ class TrainerBase(ABC):
         return {}
 
     def make_optimizer(self, model: ModelBase) -> LocalOptimizer:
-        """A fresh local optimizer for one user: SGD.  Any of Paddle's optimizers may take its place."""
+        """A local optimizer for one user, by `--local-optimizer`.  Any of Paddle's optimizers may take its place."""
+        if self.local_rule is not None:
+            state = RuleState() if self.rule_state is None else self.rule_state
+            return LocalSteps(model, self.local_rule, self.lr, self.max_grad_norm, state)
         # It remembers nothing of a user, so one that was made for the same numbers is as good as new.
         made: LocalSGD | None = getattr(self, "_local_sgd", None)
         if made is None or not made.is_for(model, self.lr, self.max_grad_norm):

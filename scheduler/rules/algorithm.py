@@ -16,10 +16,14 @@ from protos.codec import Array
 from protos.errors import BadInput
 from scheduler.rules.layers import Layers, Specs
 from scheduler.rules.local import Local, Metrics
+from scheduler.rules.local_optimizers import LocalRule
 from scheduler.rules.server_rule import ServerRule
 
 # Whether users count by their weight in a mean, or each as one.
 Weight: TypeAlias = Literal["user", "one"]
+# With which local optimizers an algorithm's formulas hold: with any, with those whose steps are sums of gradients with
+# weights that are known (`LocalRule.reach`), or with plain SGD alone.
+LocalOptimizers: TypeAlias = Literal["any", "sums", "plain"]
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,19 @@ class Algorithm:
     starts_alike: ClassVar[bool] = False
     # Whether training may change elements that the examples do not reach (see `TrainerBase.touched_rows`).
     changes_all: ClassVar[bool] = False
+    # With which local optimizers its formulas hold.
+    local_optimizers: ClassVar[LocalOptimizers] = "any"
+    # Whether a turn trains one model; if not, what a local optimizer remembers of one cannot be kept for the other.
+    trains_one: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         """Names what is nearly an attribute of the base class: it would do nothing."""
         refuse_misspelt(cls, Algorithm)
         if cls.weight not in get_args(Weight):
             raise BadInput(f"{cls.__name__}.weight is {cls.weight!r}; it is 'user' or 'one'")
+        if cls.local_optimizers not in get_args(LocalOptimizers):
+            said = f"{cls.__name__}.local_optimizers is {cls.local_optimizers!r}"
+            raise BadInput(f"{said}; it is 'any', 'sums' or 'plain'")
 
     def check(self, shapes: Shapes) -> None:
         """Raises BadInput if it cannot work with this model."""
@@ -147,6 +158,29 @@ def check_number(name: str, value: float, *, least: float | None = None, above: 
             "finite" if least is above is None else f"{least:g} or more" if least is not None else f"above {above:g}"
         )
         raise BadInput(f"{name} is {value:g}; it must be {bound}")
+
+
+def check_local_optimizer(algorithm: Algorithm, rule: LocalRule | None, written: str) -> None:
+    """Refuses a local optimizer with which an algorithm would not be what its formulas say.
+
+    Args:
+        algorithm: of the run.
+        rule: None for plain SGD.
+        written: the rule, as it was given.
+
+    Raises:
+        BadInput: in one line.
+    """
+    who, takes = type(algorithm).__name__, algorithm.local_optimizers
+    begin = f"--local-optimizer {written}: "
+    if rule is None:
+        return
+    if takes == "plain":
+        raise BadInput(f"{begin}{who} holds for plain SGD alone; leave it out")
+    if takes == "sums" and rule.reach(1) is None:
+        raise BadInput(f"{begin}{who} must know how far steps go, as of sgd without keep; take that, or leave it out")
+    if rule.keep and not algorithm.trains_one:
+        raise BadInput(f"{begin}{who} trains two models of a user, and keep is for one; leave keep out")
 
 
 def personalises(algorithm: Algorithm) -> bool:

@@ -58,7 +58,7 @@ class Local(Protocol):
 
     @property
     def lr(self) -> float:
-        """The local learning rate; raises BadInput if the trainer has none."""
+        """The local learning rate of the round; raises BadInput if the trainer has none."""
 
     @property
     def epochs(self) -> int:
@@ -75,6 +75,10 @@ class Local(Protocol):
     @property
     def steps(self) -> int:
         """Optimizer steps of the last `train`; raises BadInput if the trainer's training does not tell."""
+
+    @property
+    def reach(self) -> float:
+        """How far these go if all gradients are 1, at rate 1: |a|_1 of Wang et al. 2020; the steps for plain SGD."""
 
     @property
     def shared(self) -> Mapping[str, Array]:

@@ -168,7 +168,7 @@ class GlobalModel:
         layers = layers or Layers(model, tuple(model))
         trained = {name: spec for name, spec in model.items() if name in layers.trains}
         groups = algorithm.groups(Shapes(model, trained, layers))
-        rule, buffers = algorithm.server_rule(self._rules.optimizer), MeanOfBuffers()
+        rule, buffers = algorithm.server_rule(self._rules.server_rule), MeanOfBuffers()
         found: dict[str, tuple[ServerRule, Weight]] = {}
         for name in params:
             group = name.partition(OF)[0]

@@ -10,7 +10,9 @@ from scheduler.rules.filters import Filter
 from scheduler.rules.held_out import HeldOut
 from scheduler.rules.metrics import UserResult
 from scheduler.rules.samplers import Round, Sampler, TestSampler
+from scheduler.rules.schedules import Schedule, Scheduled
 from scheduler.rules.server_optimizers import ServerOptimizer
+from scheduler.rules.server_rule import ServerRule
 from scheduler.state.partition import Exchange
 
 TRAIN, TEST = "train", "test"
@@ -25,6 +27,7 @@ class Rules:
         sampler: chooses the cohorts.
         test_sampler: chooses the users that are tested.
         optimizer: the server step.
+        schedule: of its rate; None for a constant one.
         federated: False for one user after another with no averaging.
         rounds: rounds a day.
         exchange: whether simulators add up their sums among themselves.
@@ -46,6 +49,7 @@ class Rules:
     filters: tuple[Filter, ...] = ()
     asks_tests: bool = False
     hold_out: float = 0.0
+    schedule: Schedule | None = None
 
     @property
     def weighs(self) -> bool:
@@ -57,6 +61,11 @@ class Rules:
     def held_out(self) -> HeldOut | None:
         """Which users never train; None if all may."""
         return HeldOut(self.hold_out, self.seed) if self.hold_out else None
+
+    @property
+    def server_rule(self) -> ServerRule:
+        """What moves the model, if the algorithm makes nothing else of it."""
+        return self.optimizer if self.schedule is None else Scheduled(self.optimizer, self.schedule)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -119,9 +120,14 @@ class RunRecord:
             # Groups of an algorithm begin with zeros.
             self.save_params("initial", {key: value for key, value in params.items() if OF not in key})
 
-    def on_record(self, record: RoundRecord) -> None:
-        """Adds rows to metrics.csv, to cohorts.json or per_user.csv and fairness.csv, and to waiting.csv."""
-        values = mean_metrics(record.results)
+    def on_record(self, record: RoundRecord, rates: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Adds rows to metrics.csv, to cohorts.json or per_user.csv and fairness.csv, and to waiting.csv.
+
+        Args:
+            record: of a round or a test.
+            rates: learning rates of the round that are not the same in all.
+        """
+        values = {**rates, **mean_metrics(record.results)}
         row: dict[str, Any] = {"date": record.at.date, "round": record.at.round, "phase": record.phase}
         known = [r for r in record.results if not r.new]
         row |= {"users": len(known), "examples": sum(r.examples for r in known)}

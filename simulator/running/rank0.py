@@ -29,6 +29,7 @@ from simulator.output.progress import RunProgress
 from simulator.output.record import RunRecord
 from simulator.output.result import RunResult, read_result
 from simulator.output.waiting import Waiting
+from simulator.running.scheduled_rates import Rates
 from simulator.settings import Settings
 from simulator.users.scratch import ScratchFolder
 
@@ -51,6 +52,7 @@ class SchedulerService:
         result: name of the metric that is the result; None if the trainer names none.
         higher_is_better: whether a larger value of it is better.
         callbacks: of the page.
+        rates: see `scheduled_rates`.
 
     Raises:
         FLError: the folder of the record cannot be used, or there is nothing there to go on from.
@@ -59,8 +61,9 @@ class SchedulerService:
     def __init__(
         self, role: FLSimRoleMaker, settings: Settings, rules: Rules, meaning: Mapping[str, Any], *,
         result: str | None = None, higher_is_better: bool = True, callbacks: Sequence[Callback] = (),
+        rates: Rates = lambda step: {},
     ) -> None:  # fmt: skip
-        self._settings, self._rules = settings, rules
+        self._settings, self._rules, self._rates = settings, rules, rates
         self._result, self._higher = result, higher_is_better
         self._meaning = with_files(meaning, settings)
         self._callbacks = CallbackChain(callbacks, saves=settings.checkpoint_every != 0)
@@ -133,7 +136,7 @@ class SchedulerService:
 
     def on_record(self, record: RoundRecord) -> None:
         """A round or a test is over."""
-        self.record.on_record(record)
+        self.record.on_record(record, self._rates(record.at.step) if record.phase == TRAIN else {})
         self.progress.on_record(record)
         self._waiting.add(record)
         if record.phase == TRAIN:

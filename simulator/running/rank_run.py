@@ -28,6 +28,7 @@ from simulator.running.machine import Task
 from simulator.running.outcome import Outcome
 from simulator.running.rank0 import SchedulerService
 from simulator.running.reader_cache import check_cache
+from simulator.running.scheduled_rates import scheduled_rates
 from simulator.running.simulation import Simulation
 from simulator.settings import Settings
 from simulator.shards.sending import check_sendable
@@ -264,6 +265,7 @@ class RankRun:
             filters=settings.make_filters() if pieces.filters is None else pieces.filters,
             hold_out=settings.hold_out_users,
             asks_tests=any(each.asks_tests for each in self._callbacks),
+            schedule=settings.make_server_schedule(),
         )
 
     def _open(self, checked: _Checked) -> _Place:
@@ -276,6 +278,7 @@ class RankRun:
                     self._role, self._settings, checked.rules, checked.meaning, callbacks=self._callbacks,
                     result=getattr(self._pieces.trainer, "result", None),
                     higher_is_better=getattr(self._pieces.trainer, "higher_is_better", True),
+                    rates=scheduled_rates(self._pieces.trainer, checked.rules),
                 )  # fmt: skip
                 told = (service.address, str(service.record.folder.absolute()), service.resumed, None)
             except FLError as error:

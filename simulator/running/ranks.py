@@ -26,6 +26,7 @@ from simulator.launch.signals import RunSignals
 from simulator.output.result import RunResult, read_result
 from simulator.running.outcome import Outcome
 from simulator.settings import Settings
+from simulator.settings_choices import with_settings
 from simulator.shards.environment import launchable_environment
 from simulator.shards.sending import check_sendable, dumps
 from simulator.users.scratch import ScratchFolder
@@ -150,6 +151,7 @@ def _made(settings: Settings, pieces: Pieces) -> Pieces:
     """The pieces with those that settings choose by name: a rank may not know a class that was registered here."""
     return replace(
         pieces,
+        trainer=with_settings(pieces.trainer, settings),
         sampler=pieces.sampler or settings.make_sampler(),
         test_sampler=pieces.test_sampler or settings.make_test_sampler(),
         optimizer=pieces.optimizer or settings.make_server_optimizer(),

@@ -75,6 +75,7 @@ class LocalTurn(TrainerNumbers):
         self._sent = Sent(uid, begin.groups)
         self._only: Sequence[str] | None = None
         self._steps: int | None = None
+        self._skipped = 0
         self._parts = {"part": 0, "evaluate": 0}
         self._passes = Passes(uid, model)
         self._training = False
@@ -108,6 +109,18 @@ class LocalTurn(TrainerNumbers):
         if not self._steps and all(map(len, self.examples.values())):
             raise self._untold("counts steps", "before_step", "between backward() and the optimizer's step")
         return self._steps
+
+    @property
+    def reach(self) -> float:
+        """How far these go."""
+        rule, steps = getattr(self._trainer, "local_rule", None), self.steps - self._skipped
+        found = float(steps) if rule is None else rule.reach(steps)
+        if found is None:
+            raise BadInput(
+                f"uid {self.uid!r}: the algorithm asks how far steps go, which is not known of {rule!r}; "
+                "say so by its local_optimizers"
+            )
+        return float(found)
 
     @property
     def shared(self) -> Mapping[str, Array]:
@@ -177,7 +190,7 @@ class LocalTurn(TrainerNumbers):
             self._model.train_only(self._only)
         part = self._part("part", first="" if self._phase == "train" else "part 0")
         ends = self._passes.head_input(head).correct(on_features) if on_features is not None else lambda: None
-        self._training = True
+        self._training, self._skipped = True, 0
         try:
             metrics, turn = self._plays.train(rows, part, epochs, batch_size, OnStep(self._passes.begin_batch, correct))
         finally:
@@ -219,6 +232,7 @@ class LocalTurn(TrainerNumbers):
 
     def skip(self) -> None:
         """Has the optimizer's step pass by the shared parameters."""
+        self._skipped += 1
         self._model.clear_gradients(self._model.trained)
 
     # -- the batch of a step, and tests ----------------------------------------------

@@ -148,7 +148,7 @@ class Shard:
             if not name.isidentifier() or name == "state":
                 raise BadInput(f"{algorithm}: a group cannot be called {name!r}: a plain name, and not 'state'")
         self._equal = [name for name, group in self._groups.items() if group.weight == "one"]
-        self._state = UserState(algorithm, self._is.filters, shapes)
+        self._state = UserState(algorithm, self._is.filters, shapes, getattr(self._is.trainer, "local_rule", None))
         # What Paddle's import left behind stays for good: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
@@ -211,6 +211,8 @@ class Shard:
         begin = self._begin_share()
         shared = begin.model
         self._rows.begin_share()
+        # What is said of rows is said of plain SGD.
+        changes_all = self._is.algorithm.changes_all or getattr(trainer, "local_rule", None) is not None
         exact = ExactSum(self._round.sums, job.share.cohort_size, job.share.exponent)
         for i in self._jobs():
             uid = job.share.uids[i]
@@ -218,7 +220,7 @@ class Shard:
             user = self._load_user(uid, job.at, TRAIN, shared)
             # Before training, which might change the examples.
             weight = self._weight(uid, user.examples, job.share.weights[i])
-            rows = {} if self._is.algorithm.changes_all else trainer.touched_rows(user.examples)
+            rows = {} if changes_all else trainer.touched_rows(user.examples)
             self._rows.before(uid, rows, shared)
             clock.lap("pull")
             metrics, local = self._turns.train(user, weight, begin)

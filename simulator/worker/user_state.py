@@ -11,6 +11,7 @@ from protos.errors import BadInput
 from scheduler.rules.algorithm import Algorithm, Shapes
 from scheduler.rules.filters import Filter
 from scheduler.rules.layers import Specs
+from scheduler.rules.local_optimizers import LocalRule, kept_specs
 
 
 class UserState:
@@ -20,25 +21,41 @@ class UserState:
         algorithm: declares its own.
         filters: each declares its own.
         shapes: of the model.
+        rule: the local optimizer; None for plain SGD.
     """
 
-    def __init__(self, algorithm: Algorithm, filters: Sequence[Filter], shapes: Shapes) -> None:
+    def __init__(
+        self, algorithm: Algorithm, filters: Sequence[Filter], shapes: Shapes, rule: LocalRule | None = None
+    ) -> None:
         self._pieces: list[Specs] = [algorithm.user_state(shapes), *(each.user_state(shapes) for each in filters)]
+        self._prefixes = ["state/", *(f"state/filter {number}/" for number in range(1, len(self._pieces)))]
+        specs = shapes.layers.specs
+        self._pieces.append(kept_specs(rule, {name: specs[name] for name in shapes.layers.trains}))
+        self._prefixes.append("state/optimizer/")
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
         """By the names under which they are kept."""
-        return {_kept(k, name): spec for k, specs in enumerate(self._pieces) for name, spec in specs.items()}
+        return {
+            f"{prefix}{name}": spec
+            for prefix, specs in zip(self._prefixes, self._pieces, strict=True)
+            for name, spec in specs.items()
+        }
 
     def split(self, kept: Tensors | None) -> tuple[Tensors | None, list[Tensors]]:
         """Private parameters (None if the user has not trained yet), and the arrays of each piece, zeros if so.
+
+        Pieces are the algorithm, each filter and the local optimizer.
 
         Args:
             kept: what the data server has of the user.
         """
         if kept is None:
             return None, [{n: np.zeros(s.shape, s.dtype) for n, s in specs.items()} for specs in self._pieces]
-        states = [{name: np.array(kept[_kept(k, name)]) for name in specs} for k, specs in enumerate(self._pieces)]
+        states = [
+            {name: np.array(kept[f"{prefix}{name}"]) for name in specs}
+            for prefix, specs in zip(self._prefixes, self._pieces, strict=True)
+        ]
         mine = self.specs
         return {name: value for name, value in kept.items() if name not in mine}, states
 
@@ -50,7 +67,7 @@ class UserState:
         """
         _check_finite(uid, "its private parameter", private)
         kept = dict(private)
-        for k, (specs, state) in enumerate(zip(self._pieces, states, strict=True)):
+        for prefix, specs, state in zip(self._prefixes, self._pieces, states, strict=True):
             for name in (*specs, *state):
                 told = str(TensorSpec.of(np.asarray(state[name]))) if name in state else "missing"
                 declared = str(specs[name]) if name in specs else "nothing of that name"
@@ -59,12 +76,8 @@ class UserState:
                         f"uid {uid!r}: array {name!r} of its state is {told}, `user_state` declares {declared}"
                     )
             _check_finite(uid, "its state", state)
-            kept |= {_kept(k, name): np.asarray(state[name]) for name in specs}
+            kept |= {f"{prefix}{name}": np.asarray(state[name]) for name in specs}
         return kept
-
-
-def _kept(piece: int, name: str) -> str:
-    return f"state/{name}" if not piece else f"state/filter {piece}/{name}"
 
 
 def _check_finite(uid: str, what: str, arrays: Tensors) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from protos.codec import Tensors
 from protos.errors import BadInput, NotFound
 from scheduler.rules.algorithm import personalises
+from scheduler.rules.local_optimizers import LocalRule, RuleState
 from scheduler.rules.metrics import PERSONAL, Pair
 from scheduler.rules.samplers import Round
 from scheduler.rules.streams import stream_key
@@ -68,7 +69,9 @@ class UserTurns:
         self._seed, self._reader = settings.seed, type(settings.reader).__name__
         self._model, self._state, self._start, self._data = model, state, start, data
         self._keeps = bool(model.private or state.specs)
+        self._rule: LocalRule | None = getattr(settings.trainer, "local_rule", None)
         self._with: dict[tuple[tuple[str, int], ...], Trainer] = {}
+        self._in_round: tuple[int, Trainer] | None = None
 
     def load(self, uid: str, at: Round, examples: Examples, shared: Tensors | None) -> Loaded:
         """Puts a user's private parameters into the model, from which the last user is gone.
@@ -201,27 +204,41 @@ class UserTurns:
     ) -> LocalTurn:
         return LocalTurn(
             user.uid, user.at.date, user.at.round, phase, seed=self._seed, weight=weight, model=self._model,
-            begin=begin, states=user.states, known=user.known, examples=training, trainer=self._trainer,
-            plays=_Plays(self, phase, user, training),
+            begin=begin, states=user.states, known=user.known, examples=training,
+            trainer=self._trainer_of(phase, user.at), plays=_Plays(self, phase, user, training),
         )  # fmt: skip
 
     def _evaluate(self, user: Loaded, training: Callable[[], Examples]) -> dict[str, Pair]:
-        return self.play_test(user.examples, self.turn(TEST, user, training))
+        return self.play_test(TEST, user.at, user.examples, self.turn(TEST, user, training))
 
     def play_training(
-        self, examples: Examples, turn: Turn, epochs: int | None, batch_size: int | None
+        self, phase: str, user: Loaded, examples: Examples, turn: Turn, epochs: int | None, batch_size: int | None
     ) -> dict[str, Pair]:
         """Has the trainer train; returns the metrics."""
         self._model.model.train()
-        trainer = self._with_numbers(epochs=epochs, batch_size=batch_size)
-        metrics = self._play(trainer.train_user, examples, turn)
+        trainer = self._with_numbers(self._trainer_of(phase, user.at), epochs=epochs, batch_size=batch_size)
+        if self._rule is None:
+            metrics = self._play(trainer.train_user, examples, turn)
+        else:
+            state = RuleState(user.states[-1] if self._rule.keep else {})
+            vars(trainer)["rule_state"] = state
+            try:
+                metrics = self._play(trainer.train_user, examples, turn)
+            finally:
+                # It is this user's; what a test trains begins with nothing.
+                del vars(trainer)["rule_state"]
+            if not state.asked:
+                raise BadInput(
+                    f"{type(trainer).__name__}.train_user makes no step with what self.make_optimizer gives, so that "
+                    f"--local-optimizer {self._rule!r} would do nothing; leave it out"
+                )
         self._model.check_structure()
         return metrics
 
-    def play_test(self, examples: Examples, turn: Turn) -> dict[str, Pair]:
+    def play_test(self, phase: str, at: Round, examples: Examples, turn: Turn) -> dict[str, Pair]:
         """Has the trainer test; returns the metrics."""
         self._model.model.eval()
-        return self._play(self._trainer.evaluate_user, examples, turn)
+        return self._play(self._trainer_of(phase, at).evaluate_user, examples, turn)
 
     def turn(
         self, phase: str, user: Loaded, training: Callable[[], Examples], part: str = "", on_step: OnStep = NOTHING
@@ -243,22 +260,36 @@ class UserTurns:
             raise told from error
         return checked(type(self._trainer).__name__, metrics)
 
-    def _with_numbers(self, **numbers: int | None) -> Trainer:
-        """The trainer, for another number of epochs or another size of batches; None leaves one as it is."""
+    def _trainer_of(self, phase: str, at: Round) -> Trainer:
+        """The trainer with the rate of a round; in a test, with that of the round before it."""
+        schedule, rate = (getattr(self._trainer, name, None) for name in ("lr_by_round", "lr"))
+        if schedule is None or rate is None:
+            return self._trainer
+        step = at.step if phase == TRAIN else max(0, at.step - 1)
+        if self._in_round is None or self._in_round[0] != step:
+            changed: Any = copy.copy(self._trainer)
+            changed.lr = rate * schedule.at(step)
+            self._in_round = step, changed
+            # Those were made for another round.
+            self._with.clear()
+        return self._in_round[1]
+
+    def _with_numbers(self, trainer: Trainer, **numbers: int | None) -> Trainer:
+        """A trainer, for another number of epochs or another size of batches; None leaves one as it is."""
         others = {
             name: value for name, value in numbers.items()
-            if value is not None and value != getattr(self._trainer, name, None)
+            if value is not None and value != getattr(trainer, name, None)
         }  # fmt: skip
         for name in others:
-            if not hasattr(self._trainer, name):
-                raise BadInput(f"{type(self._trainer).__name__} has no {name!r}, which this algorithm changes")
+            if not hasattr(trainer, name):
+                raise BadInput(f"{type(trainer).__name__} has no {name!r}, which this algorithm changes")
         if not others:
-            return self._trainer
+            return trainer
         key = tuple(others.items())
         if key not in self._with:
             if len(self._with) >= _OTHERS:
                 self._with.clear()
-            changed: Any = copy.copy(self._trainer)
+            changed: Any = copy.copy(trainer)
             vars(changed).update(others)
             self._with[key] = changed
         return self._with[key]
@@ -277,7 +308,8 @@ class _Plays:
         self, examples: Examples, part: str, epochs: int | None, batch_size: int | None, on_step: OnStep
     ) -> tuple[dict[str, Pair], Turn]:
         turn = self.turns.turn(self.phase, self.user, self.training, part, on_step)
-        return self.turns.play_training(examples, turn, epochs, batch_size), turn
+        return self.turns.play_training(self.phase, self.user, examples, turn, epochs, batch_size), turn
 
     def evaluate(self, examples: Examples, part: str) -> dict[str, Pair]:
-        return self.turns.play_test(examples, self.turns.turn(self.phase, self.user, self.training, part))
+        turn = self.turns.turn(self.phase, self.user, self.training, part)
+        return self.turns.play_test(self.phase, self.user.at, examples, turn)

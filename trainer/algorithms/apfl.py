@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class APFL(Algorithm):
 
     alpha: float = 0.5
     adaptive: bool = True
+
+    local_optimizers: ClassVar = "plain"
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha, least=0.0)

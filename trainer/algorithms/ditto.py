@@ -1,6 +1,7 @@
 """Ditto: each user has a model of its own, held near the global one."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from scheduler import Algorithm, Local, Metrics, Shapes, Specs, check_number, register_algorithm
 
@@ -21,6 +22,8 @@ class Ditto(Algorithm):
     """
 
     lam: float = 0.1
+
+    trains_one: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("lam", self.lam, least=0.0)

@@ -1,6 +1,7 @@
 """FedNova: users that make more local steps do not pull the model their way."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from scheduler import Algorithm, Float64, Local, Metrics, ServerRule, Step, register_algorithm
 
@@ -25,18 +26,23 @@ class FedNova(Algorithm):
     """Normalises each update by its local steps.
 
     Wang et al. 2020, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization",
-    equations (5) and (6) for plain local SGD, where |a_i| = tau_i, the local steps of user i, and p_i its weight:
+    equations (5) and (6), with p_i the weight of user i and |a_i| the L1 norm of the weights that its local optimizer
+    gives to its gradients (`Local.reach`):
 
-        x <- x + tau_eff sum_i p_i (y_i - x) / tau_i,   tau_eff = sum_i p_i tau_i
+        x <- x + tau_eff sum_i p_i (y_i - x) / |a_i|,   tau_eff = sum_i p_i |a_i|
 
-    Beyond FedAvg a user sends one number.
+    For plain SGD |a_i| = tau_i, its local steps; with momentum mu it is (tau_i - mu (1 - mu^tau_i) / (1 - mu)) /
+    (1 - mu).  Weight decay is a term of the loss.  Beyond FedAvg a user sends one number.
     """
 
+    local_optimizers: ClassVar = "sums"
+
     def train(self, local: Local) -> Metrics:
-        """Local training; what is sent is divided by its steps."""
+        """Local training; what is sent is divided by how far its steps go."""
         metrics = local.train()
-        local.update.scale(1 / max(1, local.steps))
-        local.scalar("tau", local.weight * local.steps, local.weight)
+        reach = local.reach
+        local.update.scale(1 / (reach or 1))
+        local.scalar("tau", local.weight * reach, local.weight)
         return metrics
 
     def server_rule(self, rule: ServerRule) -> ServerRule:

@@ -1,6 +1,7 @@
 """Per-FedAvg: a global model that is a good start for one step of each user's own."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class PerFedAvg(Algorithm):
     hessian: bool = False
     delta: float = 0.001
     epochs: int = 1
+
+    local_optimizers: ClassVar = "plain"
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha, least=0.0)

@@ -1,6 +1,7 @@
 """pFedMe: each user's model is the proximal point of the global one."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class PFedMe(Algorithm):
 
     lam: float = 15.0
     steps: int = 5
+
+    local_optimizers: ClassVar = "plain"
 
     def __post_init__(self) -> None:
         check_number("lam", self.lam, above=0.0)

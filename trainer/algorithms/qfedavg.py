@@ -44,6 +44,7 @@ class QFedAvg(Algorithm):
     q: float = 1.0
 
     weight: ClassVar = "one"
+    local_optimizers: ClassVar = "plain"
 
     def __post_init__(self) -> None:
         check_number("q", self.q, least=0.0)

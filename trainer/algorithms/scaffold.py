@@ -41,7 +41,8 @@ class Scaffold(Algorithm):
         x <- x + mean of (y_i - x),  c <- c + |S|/N mean of (c_i+ - c_i)    (5)
 
     Users count equally, as in the paper.  A user keeps c_i (as large as the model); c travels with the model, so
-    that twice as much is sent.  Local steps are taken for plain SGD; `--max-grad-norm` clips the corrected gradient.
+    that twice as much is sent.  `--max-grad-norm` clips the corrected gradient.  With momentum, K in (4, option II) is
+    `Local.reach`, so that c_i+ is a mean of gradients again, weighted as the steps weigh them.
 
     Args:
         option: 1 takes a further pass over a user's examples; 2 is the paper's own choice in its experiments.
@@ -50,6 +51,7 @@ class Scaffold(Algorithm):
     option: int = 2
 
     weight: ClassVar = "one"
+    local_optimizers: ClassVar = "sums"
     changes_all: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ class Scaffold(Algorithm):
             now, change = local.params, {}
             for name, before in c.items():
                 if at_start is None:
-                    change[name] = (local.shared[name] - now[name]) / (local.steps * local.lr) - before
+                    change[name] = (local.shared[name] - now[name]) / (local.reach * local.lr) - before
                 else:
                     change[name] = at_start[name] - own[name]
                 own[name] = own[name] + change[name]
