@@ -327,7 +327,7 @@ def test_one_of_your_own(tmp_path):
     before = made.shard._model.read("out.bias").copy()
     made.do(jobs.TrainShare, "a")  # one step
     assert SIZES["a"] <= 4
-    found = made.shard._sums.settle("out.bias")
+    found = made.shard._memory.sums.settle("out.bias")
     assert len(set(np.abs(found))) == 1
     assert before.shape == found.shape
 
