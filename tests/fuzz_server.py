@@ -29,7 +29,7 @@ def make_rules():
 
 
 def main():
-    def nothing(told):
+    def nothing(*told):
         pass
 
     listener = SimpleNamespace(on_layout=nothing, on_initial=nothing, on_record=nothing, offers=list)

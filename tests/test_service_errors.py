@@ -88,7 +88,7 @@ def test_an_exception_nobody_foresaw_ends_the_run_with_its_traceback(run):
     run.join()
     waiting = background(run.clients[1].exchange, "key", b"")
 
-    def crash(params):
+    def crash(params, frozen):
         raise RuntimeError("the listener broke")
 
     run.heard.on_initial = crash

@@ -65,7 +65,9 @@ class Coordinator:
         )  # fmt: skip
         self.rounds = RoundCalls(self._live, self._notifier, self._stopping, self._members.check_day, decide)
         self.params = ParamCalls(
-            self._live, self._notifier, lambda params, frozen: self._tell_at_once(lambda: listener.on_initial(params, frozen))
+            self._live,
+            self._notifier,
+            lambda params, frozen: self._tell_at_once(lambda: listener.on_initial(params, frozen)),
         )
         self._restoring: dict[int, int] = {}
         self._restored = False

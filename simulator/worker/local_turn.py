@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,22 +22,10 @@ from simulator.worker.passes import Passes
 from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.sent import Sent
 from simulator.worker.trainer_numbers import TrainerNumbers
-from simulator.worker.turn import OnStep, Turn
+from simulator.worker.turn import OnStep, Plays
 
 if TYPE_CHECKING:
     from simulator.worker.model_state import ModelState
-
-
-class Plays(Protocol):
-    """Has the page's trainer play on the model of this shard."""
-
-    def train(
-        self, examples: Examples, part: str, epochs: int | None, batch_size: int | None, on_step: OnStep
-    ) -> tuple[dict[str, Pair], Turn]:
-        """Metrics, and what the trainer was given; `part` tells the trainings of one turn apart."""
-
-    def evaluate(self, examples: Examples, part: str) -> dict[str, Pair]:
-        """Metrics of a test."""
 
 
 class LocalTurn(TrainerNumbers):

@@ -32,7 +32,7 @@ from simulator.worker.weighing import check_same_weight, weight_of, weight_of_pi
 
 if TYPE_CHECKING:
     from simulator.worker.turn import EvaluatedUser
-    from simulator.worker.user_turns import Loaded
+    from simulator.worker.user_state import Loaded
 
 
 class Shard:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from protos.codec import Array
+from scheduler.rules.metrics import Pair
 from scheduler.rules.streams import stream_of
 from simulator.contracts import Again, Examples
 
@@ -88,3 +89,15 @@ class EvaluatedUser(Turn):
     ) -> None:  # fmt: skip
         super().__init__(uid, date, round, key, training)
         self.examples, self.private = examples, private
+
+
+class Plays(Protocol):
+    """Has the page's trainer play on the model of this shard."""
+
+    def train(
+        self, examples: Examples, part: str, epochs: int | None, batch_size: int | None, on_step: OnStep
+    ) -> tuple[dict[str, Pair], Turn]:
+        """Metrics, and what the trainer was given; `part` tells the trainings of one turn apart."""
+
+    def evaluate(self, examples: Examples, part: str) -> dict[str, Pair]:
+        """Metrics of a test."""

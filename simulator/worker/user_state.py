@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +13,27 @@ from scheduler.rules.algorithm import Algorithm, Shapes
 from scheduler.rules.filters import Filter
 from scheduler.rules.layers import Specs
 from scheduler.rules.local_optimizers import LocalRule, kept_specs
+from scheduler.rules.samplers import Round
+from simulator.contracts import Examples
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A user whose own parameters are in the model.
+
+    Attributes:
+        uid: of the user.
+        at: the round.
+        examples: of the round, or of the test.
+        known: whether it has trained before.
+        states: its own arrays, of the algorithm and of each filter.
+    """
+
+    uid: str
+    at: Round
+    examples: Examples
+    known: bool
+    states: Sequence[Tensors]
 
 
 class UserState:

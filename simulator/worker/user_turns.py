@@ -26,29 +26,10 @@ from simulator.worker.model_state import ModelState
 from simulator.worker.private_start import PrivateStart
 from simulator.worker.round_arrays import RoundArrays, read_only
 from simulator.worker.turn import NOTHING, EvaluatedUser, OnStep, Turn
-from simulator.worker.user_state import UserState
+from simulator.worker.user_state import Loaded, UserState
 
 # Trainers with other numbers that are kept: an algorithm may ask for another one for each user.
 _OTHERS = 64
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A user whose own parameters are in the model.
-
-    Attributes:
-        uid: of the user.
-        at: the round.
-        examples: of the round, or of the test.
-        known: whether it has trained before.
-        states: its own arrays, of the algorithm and of each filter.
-    """
-
-    uid: str
-    at: Round
-    examples: Examples
-    known: bool
-    states: Sequence[Tensors]
 
 
 class UserTurns:
@@ -297,7 +278,7 @@ class UserTurns:
 
 @dataclass(frozen=True)
 class _Plays:
-    """See `local_turn.Plays`; of one user's turn."""
+    """See `turn.Plays`; of one user's turn."""
 
     turns: UserTurns
     phase: str
