@@ -60,7 +60,7 @@ class Runs:
         folder = self.folder / f"{_slug(str(settings.get('algorithm', 'fedavg')))}-{_digest(told)}"
         done = folder / "done.json"
         if not done.is_file():
-            flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+            flags = [_flag(name, value) for name, value in settings.items()]
             shards = [] if self.shards is None else [f"--shards={self.shards}"]
             page = [sys.executable, str(ROOT / self.table.page), str(data), *flags, *shards]
             _run([*page, f"--output={folder}", "--resume=auto"], f"{row.name}, seed {seed}")
@@ -93,6 +93,11 @@ def _run(command: Sequence[str], what: str) -> None:
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-LAST_LINES:])
         raise TableError(f"{what}: {shlex.join(command)} ends with status {done.returncode}:\n{last}")
+
+
+def _flag(name: str, value: object) -> str:
+    name = name.replace("_", "-")
+    return f"--{'' if value else 'no-'}{name}" if isinstance(value, bool) else f"--{name}={value}"
 
 
 def _slug(name: str) -> str:
