@@ -60,24 +60,26 @@ class LayersSettings(Settings):
     classes: int = Field(10, ge=2, description="labels")
     hidden: int = Field(0, ge=0, description="units of a hidden layer; 0 for logistic regression")
     sigmoid: bool = Field(False, description="a sigmoid before the softmax, as in LEAF's and FedML's nets")
-    zeros: bool = Field(False, description="parameters begin as zeros, as in FedProx's program")
+    spread: float | None = Field(
+        None, ge=0, description="of weights at the start, to both sides of 0; None for Glorot's"
+    )
 
 
 class LayersTrainer(TrainerBase):
     """SGD in small batches, in a new order each epoch."""
 
-    takes = (*TrainerBase.takes, "dim", "classes", "hidden", "sigmoid", "zeros")
+    takes = (*TrainerBase.takes, "dim", "classes", "hidden", "sigmoid", "spread")
     dim: int
     classes: int
     hidden: int
     sigmoid: bool
-    zeros: bool
+    spread: float | None
 
     def make_model(self) -> Classifier:
         """The model."""
         from layers_model import make
 
-        return make(self.dim, self.classes, hidden=self.hidden, sigmoid=self.sigmoid, zeros=self.zeros)
+        return make(self.dim, self.classes, hidden=self.hidden, sigmoid=self.sigmoid, spread=self.spread)
 
 
 def reader_of(settings: LayersSettings) -> LeafReader | NpzReader:

@@ -7,7 +7,7 @@ from paddle import ParamAttr, nn
 from model import Classifier
 
 
-def make(dim: int, classes: int, *, hidden: int, sigmoid: bool, zeros: bool) -> Classifier:
+def make(dim: int, classes: int, *, hidden: int, sigmoid: bool, spread: float | None) -> Classifier:
     """A stack of them.
 
     Args:
@@ -15,12 +15,12 @@ def make(dim: int, classes: int, *, hidden: int, sigmoid: bool, zeros: bool) -> 
         classes: how many.
         hidden: units of a hidden layer with ReLU; 0 for none.
         sigmoid: whether there is one before the softmax.
-        zeros: whether all begins as zeros.
+        spread: weights begin evenly between this to both sides of 0; None for Glorot's, as Paddle has them.
     """
-    start = ParamAttr(initializer=nn.initializer.Constant(0.0)) if zeros else None
+    start = None if spread is None else ParamAttr(initializer=nn.initializer.Uniform(-spread, spread))
     layers: list[nn.Layer] = [nn.Flatten()]
     if hidden:
-        layers += [nn.Linear(dim, hidden), nn.ReLU()]
+        layers += [nn.Linear(dim, hidden, weight_attr=start), nn.ReLU()]
     layers.append(nn.Linear(hidden or dim, classes, weight_attr=start))
     if sigmoid:
         layers.append(nn.Sigmoid())
