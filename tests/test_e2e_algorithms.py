@@ -381,7 +381,7 @@ if __name__ == "__main__":
 WRONG = {
     "nothing": "train(only=[]) trains nothing; the model may have no such parameters",
     "load": "load got 'layers.0.bias' [1], the model has float32[3]",
-    "assign": "'mappingproxy' object has no attribute 'update'",
+    "assign": "'Gradients' object has no attribute 'update'",
     "start": "group 'c': its start 'layers.0.bias' is float32[2], it has float32[3]",
     "group": "a group cannot be called 'no/name'",
     "private": "private pattern 'nothing.*' matches no parameter",

@@ -98,8 +98,9 @@ def always_the_same(output, plain):
 
 def never_all(output, plain):
     """New users are told beside the others, and none of them trains."""
-    test, (with_users,) = rows(output, "test")[0], [list(csv.DictReader((output / "per_user.csv").open()))]
-    new = {row["uid"] for row in with_users if row["new_top1"]}
+    test = rows(output, "test")[0]
+    with (output / "per_user.csv").open(encoding="utf-8", newline="") as file:
+        new = {row["uid"] for row in csv.DictReader(file) if row["new_top1"]}
     assert int(test["new_users"]) == len(new)
     assert int(test["users"]) == 50 - len(new)
     return new and not any(new & set(cohort) for cohort in cohorts(output))

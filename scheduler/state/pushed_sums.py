@@ -62,15 +62,21 @@ class PushedSums:
             return parts.specs(rank, "int64") if any(share.sizes) else {}
         return {name: TensorSpec("int64", spec.shape) for name, spec in whole.items() if share.uids}
 
-    def check(self, rank: int, round_: OpenRound, sums: Sequence[Sums]) -> None:
+    def check(self, rank: int, round_: OpenRound, sums: Sequence[Sums], *, shares: bool) -> None:
         """Whether a push can be right.
+
+        Args:
+            rank: of the simulator.
+            round_: that is on.
+            sums: what it has pushed.
+            shares: whether there is anything that users share; if not, there may be no sums.
 
         Raises:
             BadInput: not as many sums as were expected, or of the wrong kind, or some that no users can have.
         """
         share, grouped = round_.shares[rank], self._parts_of(rank) is not None
         users = round_.peer_users if grouped else len(share.uids)
-        if bool(sums) != bool(users):
+        if bool(sums) != bool(users) and (sums or shares):
             raise BadInput(f"rank {rank} pushed {len(share.uids)} users but {len(sums)} sums")
         if len(sums) > self._lanes[rank]:
             raise BadInput(f"rank {rank} pushed {len(sums)} sums, it has {self._lanes[rank]} shards")

@@ -197,7 +197,7 @@ class RoundState:
         round_.check_results(rank, at, results)
         if not self.rules.federated:
             raise WrongState("this run trains without federation: it takes parameters, not deltas")
-        self._pushed.check(rank, round_, sums)
+        self._pushed.check(rank, round_, sums, shares=bool(self.model.need_params()))
         arrived = round_.arrive(rank, results, timings, self._clock())
         for each in sums:
             self._pushed.add(rank, each)
