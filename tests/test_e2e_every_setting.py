@@ -98,7 +98,8 @@ def always_the_same(output, plain):
 
 def never_all(output, plain):
     """New users are told beside the others, and none of them trains."""
-    test, (with_users,) = rows(output, "test")[0], [list(csv.DictReader((output / "per_user.csv").open()))]
+    test = rows(output, "test")[0]
+    with_users = list(csv.DictReader((output / "per_user.csv").read_text(encoding="utf-8").splitlines()))
     new = {row["uid"] for row in with_users if row["new_top1"]}
     assert int(test["new_users"]) == len(new)
     assert int(test["users"]) == 50 - len(new)
