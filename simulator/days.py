@@ -64,4 +64,5 @@ def held_folders(data: Path, *, one_day: bool = False) -> list[Path]:
     days = list_days(data, one_day=one_day)
     if days != [UNDATED]:
         return [data / day for day in days]
-    return [data / split for split in _SPLITS if (data / split).is_dir()] or [data]
+    folders = [data / split for split in _SPLITS]
+    return folders if any(folder.is_dir() for folder in folders) else [data]

@@ -37,6 +37,7 @@ class Pieces:
     test_sampler: Any = None
     optimizer: Any = None
     algorithm: Any = None
+    schedule: Any = None
     filters: tuple[Any, ...] | None = None
 
     def take_settings(self, settings: Settings) -> None:

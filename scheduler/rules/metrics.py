@@ -17,7 +17,7 @@ TIMES = ("seconds", "train", "pull", "push", "wait")
 NEW = "new_"
 # Before those of a user's own model.
 PERSONAL = "personal_"
-RATES = ("local_lr", "server_lr")
+RATES = ("lr", "server_lr")
 _NO_METRICS = frozenset(["date", "round", "phase", "users", "examples", "uid", "new", f"{NEW}users", *RATES, *TIMES])
 
 

@@ -14,7 +14,7 @@ from simulator.checkpoints.fingerprint import fingerprint
 from simulator.settings import Settings
 from simulator.settings_fields import flag_of
 
-_PIECES = ("reader", "trainer", "sampler", "test sampler", "server optimizer", "algorithm")
+_PIECES = ("reader", "trainer", "sampler", "test sampler", "server optimizer", "server schedule", "algorithm")
 # Of the settings, the one that a resumed run may have another value of, within bounds.
 _ROUNDS = "--rounds"
 
@@ -32,11 +32,10 @@ def meaning_of(settings: Settings, reader: Any, trainer: Any, rules: Rules) -> t
         "--flag" -> value, name of a piece -> its description; and what of the pieces is known by its class alone.
     """
     meaning: dict[str, Any] = {flag_of(name): _plain(value) for name, value in settings.meaning().items()}
-    pieces = dict(
-        zip(
-            _PIECES, (reader, trainer, rules.sampler, rules.test_sampler, rules.optimizer, rules.algorithm), strict=True
-        )
-    )
+    of_server = (rules.sampler, rules.test_sampler, rules.optimizer, rules.schedule, rules.algorithm)
+    pieces = dict(zip(_PIECES, (reader, trainer, *of_server), strict=True))
+    if rules.schedule is None:
+        del pieces["server schedule"]
     pieces |= {f"filter {number}": each for number, each in enumerate(rules.filters, 1)}
     vague = []
     for what, piece in pieces.items():

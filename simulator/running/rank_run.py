@@ -265,7 +265,7 @@ class RankRun:
             filters=settings.make_filters() if pieces.filters is None else pieces.filters,
             hold_out=settings.hold_out_users,
             asks_tests=any(each.asks_tests for each in self._callbacks),
-            schedule=settings.make_server_schedule(),
+            schedule=pieces.schedule or settings.make_server_schedule(),
         )
 
     def _open(self, checked: _Checked) -> _Place:

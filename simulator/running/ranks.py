@@ -156,5 +156,6 @@ def _made(settings: Settings, pieces: Pieces) -> Pieces:
         test_sampler=pieces.test_sampler or settings.make_test_sampler(),
         optimizer=pieces.optimizer or settings.make_server_optimizer(),
         algorithm=pieces.algorithm or settings.make_algorithm(),
+        schedule=pieces.schedule or settings.make_server_schedule(),
         filters=settings.make_filters() if pieces.filters is None else pieces.filters,
     )
