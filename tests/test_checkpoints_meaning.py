@@ -45,6 +45,7 @@ def test_what_changes_no_bit_is_no_part_of_it(arguments):
     ("changed", "named"),
     [
         (meaning("--lr", 0.5), "--lr was 1.0, is 0.5"),
+        (meaning("--hold-out-users", 0.2), "--hold-out-users was 0.0, is 0.2"),
         (meaning("--private", "out.*"), r"--private was \[\], is \['out.\*'\]"),
         (meaning(sampler=UniformSampler(3)), "settings: sampler UniformSampler: sample_num was 10, is 3$"),
         (meaning(sampler=FixedSampler((("a",),))), "settings: the sampler was UniformSampler, is FixedSampler$"),

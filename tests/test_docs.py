@@ -356,8 +356,8 @@ def flags(kind=Settings):
 @cache
 def tool_options():
     """Options of the tools that prepare data, of foreign programs, and of the examples' settings."""
-    tools = (ROOT / "lm_data" / "prepare.py", ROOT / "reader" / "partition" / "command.py")
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in tools)
+    places = ("lm_data/prepare.py", "reader/partition/command.py", "experiments/run.py")
+    sources = "\n".join((ROOT / place).read_text(encoding="utf-8") for place in places)
     own = set(re.findall(r'add_argument\("(--[a-z-]+)"', sources))
     pages = [programs()["my_prox.py"], *(page.read_text(encoding="utf-8") for page in (ROOT / "examples").glob("*.py"))]
     names = re.findall(r"^    (\w+): .+ = Field\(", "\n".join(pages), re.M)

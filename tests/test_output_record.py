@@ -38,6 +38,14 @@ def evaluated(number, *users):
     return RoundRecord("test", Round(0, NEXT, number, number), users, 0.5, TIMES)
 
 
+# ann and bob train, cid is held out.
+HOLDS_ONE_OUT = (
+    user("ann", 3, top1=(1.0, 5.0), personal_top1=(3.0, 5.0)),
+    user("bob", 4, top1=(0.0, 5.0), personal_top1=(5.0, 5.0)),
+    replace(user("cid", 9, new_top1=(4.0, 5.0), new_personal_top1=(2.0, 5.0)), new=True),
+)
+
+
 def rows(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -109,6 +117,56 @@ def test_a_metric_that_only_evaluations_have_is_not_lost(record):
     record.on_record(evaluated(1, user("ann", loss=(1.0, 1.0), auc=(3.0, 4.0))))
     with (record.folder / "metrics.csv").open(encoding="utf-8") as file:
         assert "0.75" in file.read()
+
+
+def test_new_users_and_users_own_models_stand_beside_the_others(record):
+    """Own top1 of ann and bob 1/5 and 0, with their own models 3/5 and 1; cid is new: 4/5, and 2/5 with its own."""
+    record.on_record(evaluated(4, *HOLDS_ONE_OUT))
+    (row,) = rows(record.folder / "metrics.csv")
+    assert (row["users"], row["examples"], row["new_users"]) == ("2", "7", "1")
+    means = {"top1": 0.1, "personal_top1": 0.8, "new_top1": 0.8, "new_personal_top1": 0.4}
+    assert {name: float(row[name]) for name in means} == pytest.approx(means)
+    # The worst tenth is one user here; of two users the variance is the square of half their difference.
+    worst = {"top1": 0.0, "personal_top1": 0.6, "new_top1": 0.8, "new_personal_top1": 0.4}
+    assert {name: float(row[f"{name}_user_worst10"]) for name in worst} == worst
+    variance = {"top1": 0.01, "personal_top1": 0.04, "new_top1": 0.0, "new_personal_top1": 0.0}
+    assert {name: float(row[f"{name}_user_variance"]) for name in variance} == pytest.approx(variance)
+
+
+def test_the_histograms_of_a_test_by_hand(record):
+    """Ten ranges from 0 to 1 each; a value on an edge is in the range that begins there, 1 in the last."""
+    record.on_record(evaluated(4, *HOLDS_ONE_OUT))
+    got = rows(record.folder / "fairness.csv")
+    assert [row["metric"] for row in got[::10]] == ["top1", "personal_top1", "new_top1", "new_personal_top1"]
+    assert {(row["date"], row["round"]) for row in got} == {(NEXT, "4")}
+    for first in range(0, 40, 10):
+        edges = [(float(row["low"]), float(row["high"])) for row in got[first : first + 10]]
+        assert edges == [(k / 10, (k + 1) / 10) for k in range(10)]
+    users = {(row["metric"], round(10 * float(row["low"]))): int(row["users"]) for row in got}
+    assert {place: count for place, count in users.items() if count} == {
+        ("top1", 0): 1, ("top1", 2): 1, ("personal_top1", 6): 1, ("personal_top1", 9): 1, ("new_top1", 8): 1,
+        ("new_personal_top1", 4): 1,
+    }  # fmt: skip
+
+
+def test_how_users_differ_does_not_depend_on_their_order(record, tmp_path):
+    other = RunRecord(tmp_path / "other", {}, result="top1")
+    record.on_record(evaluated(4, *HOLDS_ONE_OUT))
+    other.on_record(evaluated(4, *reversed(HOLDS_ONE_OUT)))
+    for name in ("metrics.csv", "fairness.csv"):
+        assert (record.folder / name).read_bytes() == (other.folder / name).read_bytes()
+
+
+def test_a_resumed_run_has_each_histogram_once(record):
+    record.on_layout(Layout((), (DAY, NEXT)))
+    record.on_record(evaluated(4, *HOLDS_ONE_OUT))
+    marks, before = record.mark(), (record.folder / "fairness.csv").read_bytes()
+    record.on_record(evaluated(5, *HOLDS_ONE_OUT))
+    resumed = RunRecord(record.folder, {}, result="top1", resumed=True)
+    resumed.cut(marks, 4)
+    assert (record.folder / "fairness.csv").read_bytes() == before
+    resumed.on_record(evaluated(5, *HOLDS_ONE_OUT))
+    assert [row["round"] for row in rows(record.folder / "fairness.csv")] == ["4"] * 40 + ["5"] * 40
 
 
 def test_per_user_figures_of_every_evaluation(record):

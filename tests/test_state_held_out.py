@@ -5,6 +5,7 @@ import pytest
 from test_state_round_state import DAY, NEXT, add_users, at, report_users
 
 from protos.errors import BadInput
+from scheduler.rules.exact_sum import Sums
 from scheduler.rules.held_out import HeldOut
 from scheduler.rules.metrics import UserResult, mean_metrics, user_spread
 from scheduler.rules.samplers import AllTestSampler, FixedSampler, OnePercentTestSampler, UniformSampler, UserTable
@@ -44,7 +45,7 @@ def test_about_the_share_is_held_out_and_another_seed_holds_out_others():
     assert set(new.uids) != set(HeldOut(0.2, 1).part(users, DAY, "train")[1].uids)
 
 
-def test_nobody_who_is_held_out_trains_and_the_population_is_the_others():
+def test_nobody_who_is_held_out_trains():
     state = make_state()
     report_users(state, COUNTS)
     shares = [state.train_shares(rank, at())[0] for rank in (1, 2)]
@@ -54,6 +55,18 @@ def test_nobody_who_is_held_out_trains_and_the_population_is_the_others():
     for share in shares:
         assert share.counts == tuple(COUNTS[uid] for uid in share.uids)
         assert share.weights == tuple(float(COUNTS[uid]) for uid in share.uids)
+
+
+def test_the_population_of_a_server_step_is_those_who_may_train(monkeypatch):
+    state, steps = make_state(UniformSampler(3)), []
+    monkeypatch.setattr(state.model, "move", lambda sums, weights, step: steps.append(step))
+    report_users(state, COUNTS)
+    shares = {rank: state.train_shares(rank, at())[0] for rank in (1, 2)}
+    for rank, share in shares.items():
+        results = [UserResult(uid, n, float(n)) for uid, n in zip(share.uids, share.counts, strict=True)]
+        exact = [Sums.whole({"w": np.zeros(2, np.int64)})] if results else []
+        state.push(rank, at(), results, Timings(), exact)
+    assert [(step.cohort, step.population) for step in steps] == [(3, len(IN))]
 
 
 def test_all_are_tested_and_new_users_have_metrics_of_their_own():
