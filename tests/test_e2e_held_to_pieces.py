@@ -42,7 +42,7 @@ def test_the_record_says_what_the_page_has_set(held):
     pieces = yaml.safe_load((held[1] / "config.yaml").read_text())["pieces"]
     assert pieces["trainer"] == {
         "class": "HeldTrainer", "mu": "0.1", "shuffle": "False", "trouble": "''", "trouble_uid": "''",
-        "local_rule": "None", "lr_by_round": "None",
+        "drop_last": "False", "local_rule": "None", "lr_by_round": "None",
     }  # fmt: skip
     assert pieces["server optimizer"]["learning_rate"] == "1.0"
     assert pieces["sampler"]["scale"].startswith("<lambda> ")

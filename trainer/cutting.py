@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,3 +37,11 @@ def cut(held: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:
     """Batches of so many rows, the last with what is left."""
     for start in range(0, len(next(iter(held.values()))), size):
         yield {name: rows[start : start + size] for name, rows in held.items()}
+
+
+def whole_batches(batches: Iterable[dict[str, Any]], size: int) -> Iterator[dict[str, Any]]:
+    """Batches without the last one if it is smaller, unless it is the only one."""
+    for number, batch in enumerate(batches):
+        if number and len(next(iter(batch.values()))) < size:
+            return
+        yield batch

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scheduler.rules.local_optimizers import LOCAL_OPTIMIZERS, LocalRule, RuleState
 from scheduler.rules.schedules import LR_SCHEDULES, Schedule
 from trainer.answers import add_metrics, check_loss
-from trainer.cutting import CUT_BYTES, cut, cut_at_once, shuffled
+from trainer.cutting import CUT_BYTES, cut, cut_at_once, shuffled, whole_batches
 from trainer.faster import with_fast_layers
 from trainer.local_sgd import LocalSGD
 from trainer.local_steps import LocalSteps
@@ -55,6 +55,8 @@ class TrainerBase(ABC):
 
     Args:
         shuffle: whether each epoch goes through the examples in a new order.
+        drop_last: whether training leaves out a last batch that is smaller than the others, as PFLlib's does; a user
+            with fewer examples than a batch keeps its only one.
         numbers: for a trainer that is used by itself; in a run each must be as the setting.
     """
 
@@ -80,6 +82,7 @@ class TrainerBase(ABC):
     # What the local optimizer remembers of the user whose turn it is; given before each training of a run.
     rule_state: RuleState | None = None
     shuffle: bool = False
+    drop_last: bool = False
 
     def __init_subclass__(cls) -> None:
         """An optimizer of the trainer's own is none that a setting could choose."""
@@ -87,12 +90,12 @@ class TrainerBase(ABC):
         if cls.make_optimizer is not TrainerBase.make_optimizer:
             cls.takes = tuple(name for name in cls.takes if name != "local_optimizer")
 
-    def __init__(self, *, shuffle: bool = False, **numbers: Unpack[LocalTraining]) -> None:
+    def __init__(self, *, shuffle: bool = False, drop_last: bool = False, **numbers: Unpack[LocalTraining]) -> None:
         unknown = sorted(set(numbers) - set(LocalTraining.__annotations__))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}")
         vars(self).update(numbers)
-        self.shuffle = shuffle
+        self.shuffle, self.drop_last = shuffle, drop_last
         if "local_optimizer" in numbers:
             self._take_rule(LOCAL_OPTIMIZERS.make(self.local_optimizer))
         if "lr_schedule" in numbers and self.lr_schedule != "constant":
@@ -226,9 +229,8 @@ class TrainerBase(ABC):
         totals: Metrics = {}
         for _ in range(self.epochs):
             rng, state = user.rng if self.shuffle else None, None
-            for batch in (
-                self.batches(examples, rng) if learn is None else cut(shuffled(examples, rng), self.batch_size)
-            ):
+            batches = self.batches(examples, rng) if learn is None else cut(shuffled(examples, rng), self.batch_size)
+            for batch in whole_batches(batches, self.batch_size) if self.drop_last else batches:
                 user.before_batch(batch, partial(self._again, model, batch, state, learn))
                 if learn is not None:
                     metrics = learn(batch)
