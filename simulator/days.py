@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,3 +67,8 @@ def held_folders(data: Path, *, one_day: bool = False) -> list[Path]:
         return [data / day for day in days]
     folders = [data / split for split in _SPLITS]
     return folders if any(folder.is_dir() for folder in folders) else [data]
+
+
+def name_within(data: Path, path: Path) -> str:
+    """What a file is called on all hosts: its path from the data folder on, "../..." for one that lies outside."""
+    return Path(os.path.relpath(path, data)).as_posix()

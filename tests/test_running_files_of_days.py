@@ -130,3 +130,14 @@ def test_one_name_with_two_sizes_is_refused():
 def test_a_day_without_files_is_refused():
     with pytest.raises(BadInput, match="data/20200101: train: no files"):
         deal({1: listed(), 2: listed()}, {1: 1, 2: 1})
+
+
+def test_files_that_lie_outside_of_the_data_folder_have_names(tmp_path):
+    data, other = tmp_path / "data", tmp_path / "other" / "train.json"
+    other.parent.mkdir()
+    other.write_text("12")
+    (data / "20200101").mkdir(parents=True)
+    (data / "20200101" / "train.json").write_text("1")
+    told = listing(data, [other, data / "20200101" / "train.json"])
+    assert json.loads(told) == [["../other/train.json", 2], ["20200101/train.json", 1]]
+    assert (data / json.loads(told)[0][0]).read_text() == "12"

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from protos.errors import BadInput
+from simulator.days import name_within
 
 
 def listing(data: Path, files: Sequence[Path]) -> bytes:
     """The files one simulator sees, with their sizes, to be exchanged."""
-    return json.dumps([[path.relative_to(data).as_posix(), path.stat().st_size] for path in files]).encode()
+    return json.dumps([[name_within(data, path), path.stat().st_size] for path in files]).encode()
 
 
 def deal_files(listings: Mapping[int, bytes], lanes: Mapping[int, int], rank: int, where: str) -> list[tuple[int, str]]:

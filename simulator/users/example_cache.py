@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from simulator.days import name_within
+
 # Changes with what an entry, or a payload in it, is made of.
 FORMAT = "1"
 # Of a block: more users than this many bytes of payload begin another one.
@@ -58,7 +60,7 @@ class CacheUse:
         Raises:
             OSError: it cannot be read.
         """
-        name = path.relative_to(self.data).as_posix()
+        name = name_within(self.data, path)
         return digest_of([FORMAT, self.key, name, digest_of_file(path)])
 
 

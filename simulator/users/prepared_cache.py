@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulator.days import name_within
 from simulator.users.example_cache import FORMAT, digest_of, digest_of_file, read_entry, write_entry
 
 
@@ -65,7 +66,7 @@ class PreparedUse:
 
     @property
     def _name(self) -> str:
-        names = [path.relative_to(self.data).as_posix() for path in self.files]
+        names = [name_within(self.data, path) for path in self.files]
         return digest_of([FORMAT, "prepared", self.key, *names])
 
     def _content(self) -> str:
