@@ -97,29 +97,6 @@ def test_fedavg(data, tmp_path):
     loop.check(w)
 
 
-@pytest.mark.slow
-def test_fedprox(data, tmp_path):
-    loop, mu = play(data, tmp_path, "--algorithm", "fedprox(mu=0.7)"), 0.7
-    w = loop.w
-    for cohort in loop.rounds():
-        deltas = [descend(w, x, y, lambda v, w=w: mu * (v - w))[0] - w for x, y in cohort.values()]
-        w = w + mean(deltas, [len(y) for _, y in cohort.values()])
-    loop.check(w)
-
-
-@pytest.mark.slow
-def test_fednova(data, tmp_path):
-    loop = play(data, tmp_path, "--algorithm", "fednova")
-    w = loop.w
-    for cohort in loop.rounds():
-        sizes = np.array([len(y) for _, y in cohort.values()], float)
-        p = sizes / sizes.sum()
-        ends = [descend(w, x, y) for x, y in cohort.values()]
-        tau_eff = sum(pi * tau for pi, (_, tau) in zip(p, ends, strict=True))
-        w = w + tau_eff * sum(pi * (v - w) / tau for pi, (v, tau) in zip(p, ends, strict=True))
-    loop.check(w)
-
-
 def test_scaffold_option_2(data, tmp_path):
     loop = play(data, tmp_path, "--algorithm", "scaffold", ranks=2)
     w, c, own = loop.w, np.zeros_like(loop.w), {uid: np.zeros_like(loop.w) for uid in loop.users}
@@ -158,21 +135,6 @@ def test_feddyn(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_qfedavg(data, tmp_path):
-    loop, q = play(data, tmp_path, "--algorithm", "qfedavg(q=2)", ranks=2), 2
-    w = loop.w
-    for cohort in loop.rounds():
-        above, below = 0.0, 0.0
-        for x, y in cohort.values():
-            z = x @ w
-            f = float((np.log(np.exp(z).sum(1)) - z[np.arange(len(y)), y]).mean())
-            step = (w - descend(w, x, y)[0]) / LR
-            above, below = above + f**q * step, below + q * f ** (q - 1) * (step**2).sum() + f**q / LR
-        w = w - above / below
-    loop.check(w)
-
-
-@pytest.mark.slow
 def test_ditto(data, tmp_path):
     loop, lam = play(data, tmp_path, "--algorithm", "ditto(lam=0.5)"), 0.5
     w, own = loop.w, {}
@@ -196,55 +158,6 @@ def test_ditto(data, tmp_path):
     row = metrics(tmp_path)[-1]
     assert float(row["personal_top1"]) == pytest.approx(hits / counts, abs=1e-6)
     assert float(row["top1"]) == pytest.approx(shared_hits / counts, abs=1e-6)
-
-
-@pytest.mark.slow
-def test_fine_tuning_before_the_test(data, tmp_path):
-    loop = play(data, tmp_path, "--algorithm", "finetune(epochs=3)")
-    w = loop.w
-    for cohort in loop.rounds():
-        w = w + mean([descend(w, x, y)[0] - w for x, y in cohort.values()], [len(y) for _, y in cohort.values()])
-    loop.check(w)
-    hits = shared_hits = counts = 0.0
-    tests = users_of(data, NEXT, "test")
-    for uid, (x, y) in tests.items():
-        own = descend(w, *loop.users[uid], epochs=3)[0]
-        hits, shared_hits, counts = (
-            hits + top1(own, x, y) * len(y),
-            shared_hits + top1(w, x, y) * len(y),
-            counts + len(y),
-        )
-    row = metrics(tmp_path)[-1]
-    assert float(row["personal_top1"]) == pytest.approx(hits / counts, abs=1e-6)
-    assert float(row["top1"]) == pytest.approx(shared_hits / counts, abs=1e-6)
-    assert 0 <= float(row["personal_helps"]) <= 1
-
-
-@pytest.mark.slow
-def test_fedrep_trains_the_head_and_then_the_rest(data, tmp_path):
-    """The head is the bias here, and the weight the representation: each trains with the other fixed."""
-    run(LINEAR, data, *FLAGS, "--algorithm", "fedrep(head='layers.0.bias', head_epochs=2)", "--output", tmp_path)
-    kept, end = private(tmp_path), params(tmp_path)
-    assert list(end) == ["layers.0.weight"]
-    users = users_of(data, DAY, "train")
-    w, heads = params(tmp_path, "initial")["layers.0.weight"].astype("float64"), {uid: np.zeros(3) for uid in users}
-    for cohort in json.loads((tmp_path / "cohorts.json").read_text()):
-        deltas = []
-        for uid in cohort:
-            x, y = users[uid]
-            b, v = heads[uid], w
-            for _ in range(2):
-                for i in range(0, len(y), BATCH):
-                    b = b - LR * gradient(np.r_[v, b[None]], x[i : i + BATCH], y[i : i + BATCH])[-1]
-            for _ in range(EPOCHS):
-                for i in range(0, len(y), BATCH):
-                    v = v - LR * gradient(np.r_[v, b[None]], x[i : i + BATCH], y[i : i + BATCH])[:-1]
-            heads[uid] = b
-            deltas.append(v - w)
-        w = w + mean(deltas, [len(users[uid][1]) for uid in cohort])
-    np.testing.assert_allclose(end["layers.0.weight"], w, atol=2e-5)
-    for uid, arrays in kept.items():
-        np.testing.assert_allclose(arrays["layers.0.bias"], heads[uid], atol=2e-5)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tiny_task import make_data
 ARGUMENTS = ["--rounds", 3, "--sample-num", 5, "--eval-every", 2, "--seed", 7, "--lr", 0.3, "--server-lr", 1,
              "--shuffle", "--epochs", 2, "--private", "norm.*", "--train-last-day"]  # fmt: skip
 FEW = [(1, 2), (2, 3), (3, 1)]
-ALL = [(ranks, shards) for ranks in (1, 2, 3, 4) for shards in (1, 2, 3)]
+MORE = [(1, 1), (1, 3), (2, 1), (4, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_ranks_and_shards_do_not_change_a_bit(reference, tmp_path, ranks, shards
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "shards"), [pair for pair in ALL if pair not in FEW])
+@pytest.mark.parametrize(("ranks", "shards"), MORE)
 def test_no_ranks_and_shards_change_a_bit(reference, tmp_path, ranks, shards):
     check(reference, tmp_path, ranks, shards)
 

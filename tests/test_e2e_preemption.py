@@ -121,8 +121,6 @@ def go(orders):
         (3, "mpirun", signal.SIGTERM, "federated", []),
         (1, [0], signal.SIGTERM, "federated", []),
         (3, "all", signal.SIGTERM, "federated", []),
-        (3, "mpirun", signal.SIGUSR1, "federated", []),
-        (3, [2], signal.SIGTERM, "federated", ["--no-shared-memory"]),
         (4, [1, 3], signal.SIGUSR1, "federated", EXCHANGE),
         (3, [1], signal.SIGTERM, "centralized", []),
     ],
@@ -201,8 +199,9 @@ def test_a_round_that_is_given_up_after_a_test_has_that_test_once(references, tm
 
 
 @SLOW
-@pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize(("moment", "after"), [(f"read {DAY} train_0.json", 0), (f"read {NEXT} train_1.json", 8)])
+@pytest.mark.parametrize(
+    ("ranks", "moment", "after"), [(1, f"read {DAY} train_0.json", 0), (3, f"read {NEXT} train_1.json", 8)]
+)
 def test_loading_is_given_up(references, tmp_path, orders, ranks, moment, after):
     """Before the first round nothing is to be saved; before the second day, the eight rounds of the first are."""
     data, expected = references()
