@@ -5,6 +5,8 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import Pipe
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import psutil
@@ -13,9 +15,13 @@ from deadly_reader import DeadlyReader
 from doors import keys
 
 from protos.errors import BadInput, FLError, PeerLost, RunEnded
+from protos.shared_arrays import unnamed_file
+from scheduler.rules.samplers import Round
+from scheduler.state.rounds import Share
 from simulator.shards import jobs
-from simulator.shards.crew import ShardCrash, _as_error
+from simulator.shards.crew import ShardCrash, ShardCrew, _as_error
 from simulator.shards.pool import ShardPool
+from simulator.shards.work_queue import WorkQueue
 from simulator.users.store import UserStore
 
 DAY = "20200101"
@@ -244,3 +250,58 @@ def test_a_peer_that_a_shard_cannot_reach_is_told_apart_from_bad_input():
     error = _as_error(jobs.Failed("date 20200101, round 2, uid 'a'", "the data server of rank 2 is gone", True, True))
     assert type(error) is PeerLost
     assert str(error) == "date 20200101, round 2, uid 'a': the data server of rank 2 is gone"
+
+
+class Scripted:
+    """In the place of a shard's process: answers every job, knows what was told, and is dead if asked for."""
+
+    pid, answered = 0, True
+
+    def __init__(self):
+        self.dead, self.got = False, []
+        self.connection, self._other = Pipe()
+
+    def send(self, job):
+        if self.dead:
+            raise BrokenPipeError
+        self.got.append(job)
+        # As `worker.main`: what was told is forgotten by the next job, and a go without it means nothing.
+        if not isinstance(job, jobs.Go) or isinstance(self.got[-2], jobs.Ahead):
+            self._other.send(jobs.Done("done"))
+
+    def send_pickled(self, message):
+        self.got.append(ForkingPickler.loads(message))
+
+    def receive(self):
+        return self.connection.recv()
+
+    def bury(self):
+        return -9
+
+    def release(self):
+        self.connection.close()
+        self._other.close()
+
+    kill = release
+
+
+def test_a_shard_that_was_just_started_is_not_told_a_job_ahead_of_those_before_it(tmp_path):
+    """A shard that died idle is noticed when it is to begin, and its successor has the set-up still to do."""
+    queue = WorkQueue(unnamed_file("queue"))
+    queue.fill(0)
+    made = []
+
+    def start(index):
+        made.append(Scripted())
+        return made[-1]
+
+    crew = ShardCrew(start, 2, queue)
+    first, second, third = (jobs.TrainShare(Round(0, DAY, n, n - 1), Share((), ())) for n in (1, 2, 3))
+    crew.remember(jobs.Setup({}))
+    crew.do({0: first, 1: first}, lambda: crew.tell(jobs.Ahead(second, 2)))
+    made[1].dead = True
+    crew.do({0: second, 1: second}, lambda: crew.tell(jobs.Ahead(third, 2)))
+    assert set(crew.do({0: third, 1: third})) == {0, 1}
+    assert [type(job) for job in made[2].got] == [jobs.Setup, jobs.TrainShare, jobs.TrainShare]
+    assert [type(job) for job in made[0].got[1:]] == [jobs.Ahead, jobs.Go, jobs.Ahead, jobs.Go]
+    crew.kill()

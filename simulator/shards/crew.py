@@ -71,8 +71,9 @@ class ShardCrew:
         self._closed = False
         self._interrupt: FLError | None = None
         self._lasting: list[Any] = []
-        # Shards that know their next job.
+        # Shards that know their next job, and those that this call has put in the places of dead ones.
         self._told: set[int] = set()
+        self._new: set[int] = set()
         self._oom_kills = OomKills()
         self._shards: list[ShardProcess] = []
         try:
@@ -105,7 +106,7 @@ class ShardCrew:
             ShardCrash: an exception in user code.
         """
         call = _Call(tasks, {index: deque([job]) for index, job in tasks.items()})
-        told, self._told = self._told, set()
+        told, self._told, self._new = self._told, set(), set()
         for index in tasks:
             if index in told:
                 self._send_go(index, call)
@@ -127,11 +128,17 @@ class ShardCrew:
         return answers
 
     def tell(self, job: jobs.Ahead) -> bool:
-        """Tells all shards the job they are asked for next; returns whether it was: not if it is large."""
+        """Tells shards the job they are asked for next; returns whether it was: not if it is large.
+
+        One that has just been started is not told: it has all jobs before this one still to do, and would take the
+        next of these in its place.
+        """
         message = ForkingPickler.dumps(job)
         if len(message) > MAX_AHEAD_BYTES:
             return False
         for index, shard in enumerate(self._shards):
+            if index in self._new:
+                continue
             # One that is dead is found by who waits for its answer, and is told with the job itself.
             with contextlib.suppress(OSError):
                 shard.send_pickled(message)
@@ -240,6 +247,7 @@ class ShardCrew:
         logger.warning("%s%s; another takes its place%s", died, hint, again)
         self._shards[index] = self._start(index)
         self._told.discard(index)
+        self._new.add(index)
         call.todo[index] = deque([*self._lasting, task])
 
 
