@@ -207,7 +207,7 @@ def test_a_run_that_is_stopped_after_a_round_is_the_run_of_so_many_rounds(data, 
 
 
 @SLOW
-@pytest.mark.parametrize("every", [0, 1, 2])
+@pytest.mark.parametrize("every", [0, 2])
 def test_a_checkpoint_that_is_due_at_the_stop_is_made_and_leads_to_the_same_end(data, tmp_path, two_rounds, every):
     """Private parameters are written by the simulator, in a thread of its own."""
     settings = {"private": ("out.bias",), "checkpoint_every": every}

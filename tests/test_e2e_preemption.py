@@ -165,7 +165,7 @@ def test_a_test_is_given_up_and_done_again(references, tmp_path, orders, ranks):
 
 
 @SLOW
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [3])
 def test_a_round_that_takes_half_of_the_grace_time_is_given_up(references, tmp_path, orders, ranks):
     """Round 6 never ends: the checkpoint is that of round 5, and the test after round 4 is not repeated in it.
 
@@ -250,7 +250,7 @@ def test_a_second_sigterm_ends_it_at_once(references, tmp_path, orders):
 
 
 @SLOW
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGUSR1])
 def test_without_checkpoints_a_signal_ends_it_at_once(references, tmp_path, orders, number):
     process = waiting_run(references, tmp_path, orders, "--checkpoint-every", 0)
     stop(process, [0], number)
