@@ -42,7 +42,7 @@ from scheduler.rules.server_optimizers import (
     ServerOptimizer,
     Sum,
 )
-from scheduler.rules.server_rule import Float64, ServerRule
+from scheduler.rules.server_rule import AroundRule, Float64, ServerRule
 from scheduler.rules.step import Step
 from scheduler.service.client import SchedulerClient
 
@@ -57,6 +57,7 @@ __all__ = [
     "TEST_SAMPLERS",
     "Algorithm",
     "AllTestSampler",
+    "AroundRule",
     "Array",
     "BadInput",
     "FedAdagrad",

@@ -18,7 +18,7 @@ import numpy as np
 from protos.errors import BadInput
 from scheduler.rules.choices import Registry
 from scheduler.rules.server_optimizers import ServerOptimizer
-from scheduler.rules.server_rule import Float64, ServerRule
+from scheduler.rules.server_rule import AroundRule, Float64
 from scheduler.rules.step import Step
 
 SERVER_SCHEDULES: Registry[Schedule] = Registry("--server-schedule", "schedule", short={"by": "factor"})
@@ -141,7 +141,7 @@ class WarmUp(Schedule):
         return min(1.0, (step + 1) / self.rounds)
 
 
-class Scheduled(ServerRule):
+class Scheduled(AroundRule):
     """A server optimizer whose rate follows a schedule.
 
     Args:
@@ -150,12 +150,9 @@ class Scheduled(ServerRule):
     """
 
     def __init__(self, optimizer: ServerOptimizer, schedule: Schedule) -> None:
+        super().__init__(optimizer)
         self._optimizer, self._schedule = optimizer, schedule
-        self.slots, self.keeps_untouched = optimizer.slots, optimizer.keeps_untouched  # type: ignore[misc]
         self._now: tuple[int, ServerOptimizer] | None = None
-
-    def initial_slot(self, slot: str) -> float:  # noqa: D102
-        return self._optimizer.initial_slot(slot)
 
     def step(self, x: Float64, mean: Float64, slots: dict[str, Float64], at: Step) -> Float64:  # noqa: D102
         if self._now is None or self._now[0] != at.step:

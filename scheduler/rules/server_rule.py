@@ -44,6 +44,21 @@ class ServerRule(ABC):
         """
 
 
+class AroundRule(ServerRule):
+    """Another rule with something changed of what it is given; a subclass writes `step`.
+
+    Args:
+        rule: whose slots it has.
+    """
+
+    def __init__(self, rule: ServerRule) -> None:
+        self.rule = rule
+        self.slots, self.keeps_untouched = rule.slots, rule.keeps_untouched  # type: ignore[misc]
+
+    def initial_slot(self, slot: str) -> float:  # noqa: D102
+        return self.rule.initial_slot(slot)
+
+
 class MeanOfBuffers(ServerRule):
     """x <- x + mean: what has no gradient, running variances for example, becomes the mean of the users' own.
 

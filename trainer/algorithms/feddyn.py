@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from scheduler import (
     Algorithm,
+    AroundRule,
     Float64,
     Local,
     Metrics,
@@ -17,15 +18,17 @@ from scheduler import (
 )
 
 
-class LessH(ServerRule):
+class LessH(AroundRule):
     """h <- h - alpha |P|/m mean; then another rule, with the mean less h / alpha."""
 
     def __init__(self, rule: ServerRule, alpha: float) -> None:
-        self.rule, self.alpha = rule, alpha
-        self.slots = (*rule.slots, "h")  # type: ignore[misc]
+        super().__init__(rule)
+        self.alpha = alpha
+        # h moves elements whose mean is 0.
+        self.slots, self.keeps_untouched = (*rule.slots, "h"), False  # type: ignore[misc]
 
     def initial_slot(self, slot: str) -> float:  # noqa: D102
-        return 0.0 if slot == "h" else self.rule.initial_slot(slot)
+        return 0.0 if slot == "h" else super().initial_slot(slot)
 
     def step(self, x: Float64, mean: Float64, slots: dict[str, Float64], at: Step) -> Float64:  # noqa: D102
         h = slots["h"]

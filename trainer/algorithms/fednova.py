@@ -3,18 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scheduler import Algorithm, Float64, Local, Metrics, ServerRule, Step, register_algorithm
+from scheduler import Algorithm, AroundRule, Float64, Local, Metrics, ServerRule, Step, register_algorithm
 
 
-class TimesTau(ServerRule):
+class TimesTau(AroundRule):
     """Another rule, with the mean times tau_eff."""
-
-    def __init__(self, rule: ServerRule) -> None:
-        self.rule = rule
-        self.slots, self.keeps_untouched = rule.slots, rule.keeps_untouched  # type: ignore[misc]
-
-    def initial_slot(self, slot: str) -> float:  # noqa: D102
-        return self.rule.initial_slot(slot)
 
     def step(self, x: Float64, mean: Float64, slots: dict[str, Float64], at: Step) -> Float64:  # noqa: D102
         return self.rule.step(x, mean * at.mean("tau"), slots, at)

@@ -3,22 +3,26 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scheduler import Algorithm, BadInput, Float64, Local, Metrics, ServerRule, Step, check_number, register_algorithm
+from scheduler import (
+    Algorithm,
+    AroundRule,
+    BadInput,
+    Float64,
+    Local,
+    Metrics,
+    ServerRule,
+    Step,
+    check_number,
+    register_algorithm,
+)
 from trainer.algorithms.mean_loss import mean_loss
 
 # Added to a loss, so that a power of it below 0 is finite.
 TINY = 1e-10
 
 
-class OverH(ServerRule):
+class OverH(AroundRule):
     """Another rule, with the mean over that of h."""
-
-    def __init__(self, rule: ServerRule) -> None:
-        self.rule = rule
-        self.slots, self.keeps_untouched = rule.slots, rule.keeps_untouched  # type: ignore[misc]
-
-    def initial_slot(self, slot: str) -> float:  # noqa: D102
-        return self.rule.initial_slot(slot)
 
     def step(self, x: Float64, mean: Float64, slots: dict[str, Float64], at: Step) -> Float64:  # noqa: D102
         return self.rule.step(x, mean / at.mean("h"), slots, at)
